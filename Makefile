@@ -1,0 +1,53 @@
+# tradeserve: `make help` lists the targets. Everything it builds lies under build/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+EXTRAS ?= cpu,dev
+VENV := build/venv
+TRITON_VENV := build/venv-triton
+BIN := $(VENV)/bin
+# The real IBKR client of the stack and its successor install the same package: one lives apart.
+IB_ASYNC := build/ib_async
+
+# uv when it is there, else pip; uv does not read pip's find-links setting, so hand it over.
+UV := $(shell command -v uv 2>/dev/null)
+export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $(PIP_FIND_LINKS))
+ifeq ($(UV),)
+new_venv = $(PYTHON) -m venv $(1)
+install = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
+else
+new_venv = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(1)
+install = VIRTUAL_ENV=$(CURDIR)/$(1) $(UV) pip install --quiet
+endif
+
+comma := ,
+STAMP := $(VENV)/.extras-$(subst $(comma),-,$(EXTRAS))
+RUN_STAMP := $(VENV)/.extras-cpu
+TRITON_STAMP := $(TRITON_VENV)/.installed
+IB_ASYNC_STAMP := $(IB_ASYNC)/.installed
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+$(VENV)/.extras-%: pyproject.toml constraints.txt
+	@echo "environment: installing tradeserve[$(subst -,$(comma),$*)] into $(VENV)"
+	@test -x $(BIN)/python || $(call new_venv,$(VENV))
+	@$(call install,$(VENV)) -c constraints.txt -e '.[$(subst -,$(comma),$*)]'
+	@touch $@
+
+$(TRITON_STAMP): servers/triton_server/requirements.txt
+	@echo "environment: installing Triton into $(TRITON_VENV)"
+	@test -x $(TRITON_VENV)/bin/python || $(call new_venv,$(TRITON_VENV))
+	@$(call install,$(TRITON_VENV)) --no-deps -r servers/triton_server/requirements.txt
+	@touch $@
+
+$(IB_ASYNC_STAMP): $(STAMP) tests/integration/ib_async-requirements.txt
+	@echo "environment: installing ib_async into $(IB_ASYNC)"
+	@$(call install,$(VENV)) --no-deps --target $(IB_ASYNC) -r tests/integration/ib_async-requirements.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) $(TRITON_STAMP) $(IB_ASYNC_STAMP) ## Build every environment that tests need

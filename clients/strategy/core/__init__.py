@@ -1,0 +1,1 @@
+"""Pure decision logic: ensemble, policy, risk, position. No I/O, no clock."""

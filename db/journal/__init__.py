@@ -1,0 +1,1 @@
+"""Records everything in Postgres, off the decision path, and finds it again."""
