@@ -51,3 +51,21 @@ $(IB_ASYNC_STAMP): $(STAMP) tests/integration/ib_async-requirements.txt
 
 .PHONY: setup
 setup: $(STAMP) $(TRITON_STAMP) $(IB_ASYNC_STAMP) ## Build every environment that tests need
+
+# --- run --------------------------------------------------------------------------------------
+SESSION ?= generated
+SPEED ?= 300
+SYMBOLS ?=
+GATEWAY ?=
+TRITON ?=
+SIMILARITY ?=
+CONFIG ?=
+SEED ?= 7
+ARGS ?=
+STACK = $(BIN)/python -m local_stack --session "$(SESSION)" --speed "$(SPEED)" --seed "$(SEED)" \
+	--symbols "$(SYMBOLS)" --gateway "$(GATEWAY)" --triton "$(TRITON)" --similarity "$(SIMILARITY)" \
+	$(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+
+.PHONY: run
+run: $(RUN_STAMP) $(if $(TRITON),,$(TRITON_STAMP)) ## Trade one session on paper (SESSION= SPEED= SYMBOLS= GATEWAY= TRITON= SIMILARITY= CONFIG= DATABASE_URL=)
+	@$(STACK)

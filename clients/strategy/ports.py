@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from journal.rows import Row
 from market.events import Bar, BookSnapshot, Instrument, Quote, Trade
 from strategy.core.values import (
     Account,
@@ -74,7 +75,9 @@ class MarketFeed(Protocol):
             FeedError: A symbol is unknown or ambiguous; the message names it.
         """
 
-    async def subscribe(self, instruments: Sequence[Instrument], listener: FeedListener) -> Mapping[int, Sequence[Bar]]:
+    async def subscribe(
+        self, instruments: Sequence[Instrument], listener: FeedListener
+    ) -> Mapping[int, Sequence[Bar]]:
         """Subscribe to bars, quotes and depth; return the closed bars of the past by con_id."""
 
     def trading_hours(self, con_id: int) -> Sequence[tuple[int, int]]:
@@ -87,7 +90,7 @@ class MarketFeed(Protocol):
 # --- broker --------------------------------------------------------------------------------------
 
 
-class ConnectionState(str, Enum):
+class ConnectionState(StrEnum):
     """Where the connection to the broker stands; orders go out only when READY."""
 
     CONNECTING = "connecting"
@@ -259,3 +262,20 @@ class Forecaster(Protocol):
 
     async def close(self) -> None:
         """Close the channels."""
+
+
+# --- journal -------------------------------------------------------------------------------------
+
+
+class Journal(Protocol):
+    """Records rows off the decision path."""
+
+    def record(self, row: Row) -> None:
+        """Take a row; never blocks and never raises for load."""
+
+    async def record_durably(self, row: Row) -> None:
+        """Return once the row survives a crash of this machine.
+
+        Raises:
+            JournalError: It could not be made durable; what depends on it must not happen.
+        """

@@ -7,13 +7,13 @@ This module imports nothing, so that pure code may use it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Generic, TypeAlias, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Why there is no answer."""
 
     LATE = "late"

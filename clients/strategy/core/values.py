@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from enum import Enum
+from enum import StrEnum
 
 
-class Side(str, Enum):
+class Side(StrEnum):
     """Direction of a decision or an order; HOLD never becomes an order."""
 
     BUY = "BUY"
@@ -20,7 +20,7 @@ class Side(str, Enum):
     HOLD = "HOLD"
 
 
-class Purpose(str, Enum):
+class Purpose(StrEnum):
     """Why an order is sent."""
 
     ENTRY = "entry"

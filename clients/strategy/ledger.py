@@ -1,0 +1,121 @@
+"""Where the time of the decisions went, and what the services answered; kept for the whole run."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+STAGES = ("window", "forecasts", "decide", "intent", "order")
+"""Stages of a decision, in order: bar to window; calls; ensemble, policy and risk; the intent made
+durable; the order on the socket. The last two only where an order was sent."""
+
+_KEPT_SAMPLES = 100_000
+
+
+@dataclass(slots=True)
+class StageClock:
+    """Marks the end of each stage of one decision on the monotonic clock.
+
+    Attributes:
+        start_ns: When the bar came off the socket.
+        spans: Stage -> nanoseconds.
+    """
+
+    start_ns: int
+    spans: dict[str, int] = field(default_factory=dict)
+    _last_ns: int = 0
+
+    def mark(self, stage: str, now_ns: int) -> None:
+        """End a stage now."""
+        self.spans[stage] = now_ns - (self._last_ns or self.start_ns)
+        self._last_ns = now_ns
+
+    @property
+    def total_ns(self) -> int:
+        """From the bar to the latest mark."""
+        return self._last_ns - self.start_ns if self._last_ns else 0
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """Return the smallest sample that at least `share` (0 to 1) of all do not exceed; nan without any."""
+    if not samples:
+        return float("nan")
+    ordered = sorted(samples)
+    rank = max(1, -(-len(ordered) * share // 1))
+    return ordered[int(rank) - 1]
+
+
+@dataclass(slots=True)
+class ServiceTally:
+    """What one service did in this run."""
+
+    in_time: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+    last_missing: str = ""
+    late_reported: int = 0
+    round_trip_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_KEPT_SAMPLES))
+
+
+class RunLedger:
+    """Collects the figures of a run for the screen, the report and the status RPC."""
+
+    def __init__(self) -> None:
+        self.decisions: Counter[str] = Counter()
+        self.without_quorum = 0
+        self.over_budget = 0
+        self.orders = 0
+        self.fills = 0
+        self.services: dict[str, ServiceTally] = {}
+        self.stages: dict[str, deque[int]] = {}
+
+    def add_decision(self, side: str, clock: StageClock, *, quorum: bool, budget_ns: int) -> None:
+        """Count a decision and its spans."""
+        self.decisions[side] += 1
+        self.without_quorum += not quorum
+        self.over_budget += clock.total_ns > budget_ns
+        for stage, span_ns in clock.spans.items():
+            self._samples(stage).append(span_ns)
+        self._samples("bar to decision").append(sum(clock.spans.get(stage, 0) for stage in STAGES[:3]))
+        if "order" in clock.spans:
+            self._samples("bar to order").append(clock.total_ns)
+
+    def add_answer(self, service: str, round_trip_ns: int) -> None:
+        """Count an answer that came in time."""
+        tally = self.service(service)
+        tally.in_time += 1
+        if round_trip_ns >= 0:
+            tally.round_trip_ns.append(round_trip_ns)
+
+    def add_missing(self, service: str, reason: str, detail: str) -> None:
+        """Count an answer that did not."""
+        tally = self.service(service)
+        tally.missing[reason] += 1
+        tally.last_missing = f"{reason}: {detail}" if detail else reason
+
+    def service(self, name: str) -> ServiceTally:
+        """Return the tally of one service."""
+        return self.services.setdefault(name, ServiceTally())
+
+    def stage_rows(self) -> Iterable[tuple[str, int, float, float, float]]:
+        """Yield (stage, samples, p50, p90, p99) in milliseconds, in the order of the path."""
+        for name in (*STAGES, "bar to decision", "bar to order"):
+            samples = self.stages.get(name)
+            if samples:
+                values = [value / 1e6 for value in samples]
+                yield (
+                    name,
+                    len(values),
+                    percentile(values, 0.5),
+                    percentile(values, 0.9),
+                    percentile(values, 0.99),
+                )
+
+    def _samples(self, name: str) -> deque[int]:
+        return self.stages.setdefault(name, deque(maxlen=_KEPT_SAMPLES))
+
+
+def shares(spans: Mapping[str, int]) -> dict[str, float]:
+    """Return each stage's share of the sum."""
+    total = sum(spans.values())
+    return {stage: span / total for stage, span in spans.items()} if total else {}

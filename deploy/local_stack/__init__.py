@@ -1,0 +1,1 @@
+"""Starts every process of tradeserve on one machine, watches them, and leaves nothing behind."""

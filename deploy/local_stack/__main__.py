@@ -1,0 +1,97 @@
+"""Command line of the local stack; `make run` calls it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from local_stack import stack
+from local_stack.plan import Options
+from local_stack.process import StackError
+
+
+def _host_port(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if text and not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not host:port")
+    return text
+
+
+def _speed(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text} is outside 0.1 to 100000")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="local_stack",
+        description="Start Postgres, Triton, the similarity server and the IB Gateway simulator on this "
+        "machine, trade one session on paper, print a report, and stop everything.",
+    )
+    parser.add_argument(
+        "--session", default="generated", help="generated, sample, or a file of bars (docs/session_format.md)"
+    )
+    parser.add_argument(
+        "--speed", type=_speed, default=300.0, help="simulated seconds per second (default 300)"
+    )
+    parser.add_argument("--symbols", default="", help="comma-separated; default: the session's own")
+    parser.add_argument("--seed", type=int, default=7, help="of the generated market (default 7)")
+    parser.add_argument(
+        "--gateway", type=_host_port, default="", help="host:port of a real IB Gateway in paper mode"
+    )
+    parser.add_argument(
+        "--triton", type=_host_port, default="", help="host:port of a Triton that runs elsewhere"
+    )
+    parser.add_argument(
+        "--similarity", type=_host_port, default="", help="host:port of a similarity server elsewhere"
+    )
+    parser.add_argument(
+        "--config", type=Path, default=None, help="strategy configuration on top of the defaults (TOML)"
+    )
+    parser.add_argument(
+        "--build-dir", type=Path, default=Path("build"), help="where runs, logs and the database go"
+    )
+    parser.add_argument(
+        "--model-repository", type=Path, default=Path("model_repository"), help="what Triton loads"
+    )
+    parser.add_argument(
+        "--gateway-arg", action="append", default=[], help="handed to the simulator; repeatable"
+    )
+    parser.add_argument(
+        "--strategy-arg", action="append", default=[], help="handed to the strategy; repeatable"
+    )
+    return parser
+
+
+def main() -> int:
+    """Run; return the exit status."""
+    arguments = _parser().parse_args()
+    options = Options(
+        session=arguments.session,
+        speed=arguments.speed,
+        symbols=tuple(symbol.strip() for symbol in arguments.symbols.split(",") if symbol.strip()),
+        seed=arguments.seed,
+        gateway=arguments.gateway,
+        triton=arguments.triton,
+        similarity=arguments.similarity,
+        database_url=os.environ.get("DATABASE_URL", ""),
+        config=arguments.config,
+        build_dir=arguments.build_dir,
+        model_repository=arguments.model_repository,
+        gateway_arguments=tuple(arguments.gateway_arg),
+        strategy_arguments=tuple(arguments.strategy_arg),
+    )
+    try:
+        return asyncio.run(stack.run(options, lambda line: print(line, flush=True)))
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

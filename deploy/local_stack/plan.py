@@ -1,0 +1,163 @@
+"""Which processes a run needs, and how each is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from triton_server.launcher import unavailable_reason
+
+from local_stack.process import Service, StackError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user chose.
+
+    Attributes:
+        session: "generated", "sample" or a file of recorded bars.
+        speed: Simulated seconds per second.
+        symbols: Empty for the session's own.
+        seed: Of the generated market.
+        gateway: host:port of a real IB Gateway; "" for the simulator.
+        triton: host:port of a Triton that runs elsewhere; "" for a local one.
+        similarity: host:port of a similarity server that runs elsewhere; "" for a local one.
+        database_url: Of a real Postgres; "" for the embedded one.
+        config: Strategy configuration on top of the defaults; None for the defaults alone.
+        build_dir: Where runs, logs and the embedded database go.
+        model_repository: What Triton loads.
+        gateway_arguments: Handed to the simulator as they are.
+        strategy_arguments: Handed to the strategy as they are.
+    """
+
+    session: str = "generated"
+    speed: float = 300.0
+    symbols: tuple[str, ...] = ()
+    seed: int = 7
+    gateway: str = ""
+    triton: str = ""
+    similarity: str = ""
+    database_url: str = ""
+    config: Path | None = None
+    build_dir: Path = Path("build")
+    model_repository: Path = Path("model_repository")
+    gateway_arguments: tuple[str, ...] = ()
+    strategy_arguments: tuple[str, ...] = field(default=())
+
+
+def _on_same_port(command: Sequence[str], flag: str = "--port", key: str = "address") -> Any:
+    """Return a restart command that asks for the port of the first start."""
+
+    def restart(ready: Mapping[str, Any]) -> Sequence[str]:
+        port = str(ready[key]).rsplit(":", 1)[1]
+        again = list(command)
+        again[again.index(flag) + 1] = port
+        return again
+
+    return restart
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def postgres(options: Options, folder: Path) -> Service:
+    """Return the embedded Postgres; its data outlive the run."""
+    data = options.build_dir.resolve() / "postgres"
+    command = _python("journal", "serve", "--data-dir", str(data), "--port", "0")
+    return Service("postgres", command, folder, restart_command=_on_same_port(command), start_timeout_s=90)
+
+
+def triton(options: Options, folder: Path) -> Service:
+    """Return the local Triton.
+
+    Raises:
+        StackError: It can't run on this machine; the message names the switches that help.
+    """
+    reason = unavailable_reason()
+    if reason:
+        raise StackError(reason)
+    command = _python(
+        "triton_server",
+        "--model-repository",
+        str(options.model_repository.resolve()),
+        "--venv",
+        str(options.build_dir.resolve() / "venv-triton"),
+        "--grpc-port",
+        "0",
+    )
+    return Service(
+        "triton", command, folder, restart_command=_on_same_port(command, "--grpc-port"), start_timeout_s=120
+    )
+
+
+def similarity(folder: Path) -> Service:
+    """Return the local similarity server on the index that ships with it."""
+    command = _python("similarity_server", "--port", "0")
+    return Service("similarity", command, folder, restart_command=_on_same_port(command))
+
+
+def gateway(options: Options, folder: Path) -> Service:
+    """Return the simulated IB Gateway."""
+    command = _python(
+        "gateway_simulator",
+        "--session",
+        options.session,
+        "--speed",
+        str(options.speed),
+        "--seed",
+        str(options.seed),
+        "--port",
+        "0",
+        "--state-file",
+        str(folder / "gateway.state.json"),
+        *(("--symbols", ",".join(options.symbols)) if options.symbols else ()),
+        *options.gateway_arguments,
+    )
+    return Service("gateway", command, folder, restart_command=_on_same_port(command), start_timeout_s=90)
+
+
+def strategy(
+    options: Options, addresses: Mapping[str, str], session: Mapping[str, Any] | None, folder: Path
+) -> list[str]:
+    """Return the strategy's command.
+
+    Args:
+        options: What the user chose.
+        addresses: gateway, triton, similarity -> host:port.
+        session: The simulator's description of the session; None on a real gateway.
+        folder: Of this run.
+    """
+    host, port = addresses["gateway"].rsplit(":", 1)
+    settings = {
+        "gateway.host": f'"{host}"',
+        "gateway.port": port,
+        "services.triton.target": f'"{addresses["triton"]}"',
+        "services.similarity.target": f'"{addresses["similarity"]}"',
+    }
+    command = _python(
+        "strategy", "run", "--state-dir", str(folder), "--log-file", str(folder / "strategy.log")
+    )
+    if options.config is not None:
+        command += ["--config", str(options.config)]
+    symbols = options.symbols
+    if session is not None:
+        symbols = tuple(session["symbols"])
+        settings["strategy.bar_size_s"] = str(session["bar_size_s"])
+        command += ["--data-source", str(session["source"]), "--until-ns", str(session["end_ns"])]
+        if session.get("seed") is not None:
+            command += ["--seed", str(session["seed"])]
+    if symbols:
+        settings["strategy.symbols"] = "[" + ", ".join(f'"{symbol}"' for symbol in symbols) + "]"
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    return [*command, *options.strategy_arguments]
+
+
+def strategy_environment(database_url: str) -> dict[str, str]:
+    """Return the environment of the strategy: the database's password stays off the command line."""
+    return {**os.environ, "DATABASE_URL": database_url}

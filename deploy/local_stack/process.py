@@ -1,0 +1,144 @@
+"""One supervised child process: started, waited for, restarted, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.02
+_LAST_LINES = 5
+
+
+class StackError(Exception):
+    """Something that keeps the stack from running; the message says what to do."""
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to stop this child when the stack dies, however it dies (Linux only)."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (AttributeError, OSError):  # not Linux: Ctrl-C and exit still stop the children
+        return
+
+
+@dataclass(slots=True)
+class Service:
+    """A server process of the local stack.
+
+    Attributes:
+        name: For people.
+        command: Argument list for a start on any free port.
+        folder: Where its ready file and log go.
+        start_timeout_s: Longest time until it must be healthy.
+        stop_timeout_s: Longest time from SIGTERM to SIGKILL.
+        restart_command: Makes the argument list of a restart from the ready file of the first
+            start, so that it comes back at the same address; None: it is not restarted.
+        environment: Added to this process's environment.
+    """
+
+    name: str
+    command: Sequence[str]
+    folder: Path
+    start_timeout_s: float = 60.0
+    stop_timeout_s: float = 15.0
+    restart_command: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ready: dict[str, Any] = field(default_factory=dict)
+    _process: asyncio.subprocess.Process | None = None
+
+    @property
+    def ready_file(self) -> Path:
+        """Written by the server once it is healthy."""
+        return self.folder / f"{self.name}.ready.json"
+
+    @property
+    def log_file(self) -> Path:
+        """Standard output and error of the server."""
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def address(self) -> str:
+        """host:port it listens on."""
+        return str(self.ready["address"])
+
+    async def start(self) -> float:
+        """Start it and wait until it is healthy.
+
+        Returns:
+            Seconds it took.
+
+        Raises:
+            StackError: It exited or was not healthy in time; its last words are in the message.
+        """
+        began = time.monotonic()
+        command = self.command
+        if self.ready and self.restart_command is not None:
+            command = self.restart_command(self.ready)
+        self.ready_file.unlink(missing_ok=True)
+        with self.log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                "--ready-file",
+                str(self.ready_file),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
+                start_new_session=True,  # Ctrl-C must reach the strategy first, not everyone at once
+                preexec_fn=_die_with_parent,
+            )
+        while not self.ready_file.exists():
+            if self._process.returncode is not None:
+                raise StackError(f"{self.name} did not start: {self.last_words()} (log: {self.log_file})")
+            if time.monotonic() - began > self.start_timeout_s:
+                await self.stop()
+                raise StackError(
+                    f"{self.name} was not healthy after {self.start_timeout_s:.0f} s: "
+                    f"{self.last_words()} (log: {self.log_file})"
+                )
+            await asyncio.sleep(_POLL_S)
+        self.ready = json.loads(self.ready_file.read_text())
+        return time.monotonic() - began
+
+    async def wait(self) -> int:
+        """Wait until it ends; return its exit status."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """Stop it: SIGTERM, then SIGKILL for its whole process group."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), self.stop_timeout_s)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # what it may have left of its own group
+        except (ProcessLookupError, PermissionError):
+            return
+
+    def last_words(self) -> str:
+        """Return the `error:` line of the log, or else its last lines."""
+        if not self.log_file.exists():
+            return "it wrote nothing"
+        with self.log_file.open(errors="replace") as log:
+            lines = deque((line.strip() for line in log if line.strip()), maxlen=200)
+        for line in reversed(lines):
+            if line.startswith("error:"):
+                return line.removeprefix("error:").strip()
+        return " | ".join(list(lines)[-_LAST_LINES:]) or "it wrote nothing"

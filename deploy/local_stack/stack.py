@@ -1,0 +1,178 @@
+"""One run: start the servers, run the strategy, stop everything."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from local_stack import plan
+from local_stack.plan import Options
+from local_stack.process import Service, StackError, _die_with_parent
+from local_stack.supervisor import Supervisor
+
+_STRATEGY_STOP_S = 20.0
+_KEPT_RUNS = 20
+
+
+class Stack:
+    """Runs one trading session on this machine.
+
+    Args:
+        options: What the user chose.
+        say: Called with one line for the screen.
+    """
+
+    def __init__(self, options: Options, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._say = say
+        self._began = time.monotonic()
+        self._services: list[Service] = []
+        self._supervisor = Supervisor(say)
+        self._strategy: asyncio.subprocess.Process | None = None
+        self._interrupts = 0
+        self._interrupted = asyncio.Event()
+        runs = options.build_dir / "runs"
+        self.folder = runs / time.strftime(f"%Y%m%dT%H%M%SZ-{os.getpid()}", time.gmtime())
+        self.folder.mkdir(parents=True)
+        _forget_old_runs(runs)
+
+    async def run(self) -> int:
+        """Run the session; return the exit status for the shell."""
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signal_number, self._interrupt)
+        work = asyncio.create_task(self._start_and_trade())
+        stop = asyncio.create_task(self._interrupted.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and self._strategy is not None:
+                await asyncio.wait({work}, timeout=_STRATEGY_STOP_S)  # it cancels its orders first
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+            if work.cancelled():
+                return 0
+            return work.result()
+        finally:
+            stop.cancel()
+            await self._stop_all()
+
+    def _interrupt(self) -> None:
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self._say("stopping (once more to stop at once)")
+            self._interrupted.set()
+            if self._strategy is not None and self._strategy.returncode is None:
+                self._strategy.send_signal(signal.SIGINT)
+        elif self._strategy is not None and self._strategy.returncode is None:
+            self._strategy.kill()
+
+    async def _start_and_trade(self) -> int:
+        options = self._options
+        database_url = options.database_url
+        addresses = {"gateway": options.gateway, "triton": options.triton, "similarity": options.similarity}
+        session: dict[str, Any] | None = None
+        starting: list[Service] = []
+        if not database_url:
+            starting.append(plan.postgres(options, self.folder))
+        if not options.triton:
+            starting.append(plan.triton(options, self.folder))
+        if not options.similarity:
+            starting.append(plan.similarity(self.folder))
+        if not options.gateway:
+            starting.append(plan.gateway(options, self.folder))
+        for name, elsewhere in (*addresses.items(), ("postgres", _without_password(database_url))):
+            if elsewhere:
+                self._say(f"{name}: using {elsewhere}")
+        await self._start(starting)
+        for service in starting:
+            if service.name == "postgres":
+                database_url = str(service.ready["database_url"])
+            else:
+                addresses[service.name] = service.address
+            if service.name == "gateway":
+                session = service.ready["session"]
+            self._supervisor.watch(service)
+        if session is not None:
+            self._say(_session_line(session))
+        return await self._trade(addresses, session, database_url)
+
+    async def _start(self, services: list[Service]) -> None:
+        """Start all at once; the first failure wins and names its server."""
+        self._services.extend(services)
+
+        async def start(service: Service) -> None:
+            took_s = await service.start()
+            self._say(f"{service.name}: healthy at {service.address} after {took_s:.1f} s")
+
+        tasks = [asyncio.create_task(start(service)) for service in services]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _trade(
+        self, addresses: dict[str, str], session: dict[str, Any] | None, database_url: str
+    ) -> int:
+        command = plan.strategy(self._options, addresses, session, self.folder)
+        self._say(
+            f"strategy: starting {time.monotonic() - self._began:.1f} s after the first process; logs in {self.folder}"
+        )
+        sys.stdout.flush()
+        self._strategy = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=plan.strategy_environment(database_url),
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        return await self._strategy.wait()
+
+    async def _stop_all(self) -> None:
+        await self._supervisor.stop()
+        if self._strategy is not None and self._strategy.returncode is None:
+            self._strategy.kill()
+            await self._strategy.wait()
+        await asyncio.gather(*(service.stop() for service in self._services))
+        if self._services:
+            self._say(f"stopped {', '.join(service.name for service in self._services)}")
+
+
+def _session_line(session: dict[str, Any]) -> str:
+    start, end = (
+        time.strftime("%Y-%m-%d %H:%M", time.gmtime(session[key] / 1e9)) for key in ("start_ns", "end_ns")
+    )
+    return (
+        f"session: {session['source']}, {', '.join(session['symbols'])}, {session['bar_size_s']} s bars, "
+        f"{start} to {end} UTC at {session['speed']:g} x real time"
+    )
+
+
+def _without_password(database_url: str) -> str:
+    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", database_url)
+
+
+def _forget_old_runs(runs: Path) -> None:
+    for folder in sorted(runs.iterdir())[:-_KEPT_RUNS]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def run(options: Options, say: Callable[[str], None]) -> int:
+    """Run one session.
+
+    Raises:
+        StackError: A server could not start; everything that ran was stopped.
+    """
+    if options.config is not None and not options.config.is_file():
+        raise StackError(f"configuration {options.config} does not exist; give CONFIG= an existing TOML file")
+    return await Stack(options, say).run()
