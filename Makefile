@@ -69,3 +69,67 @@ STACK = $(BIN)/python -m local_stack --session "$(SESSION)" --speed "$(SPEED)" -
 .PHONY: run
 run: $(RUN_STAMP) $(if $(TRITON),,$(TRITON_STAMP)) ## Trade one session on paper (SESSION= SPEED= SYMBOLS= GATEWAY= TRITON= SIMILARITY= CONFIG= DATABASE_URL=)
 	@$(STACK)
+
+# --- checks and tests -------------------------------------------------------------------------
+DATA ?= ../shared/data
+SOURCES := clients servers export db deploy tests
+PROTOS := $(shell cd protos && find tradeserve -name '*.proto' | sort)
+SERVICES := $(filter %_service.proto,$(PROTOS))
+PYTEST_ARGS ?=
+
+.PHONY: test
+test: setup check ## Run the whole suite (EXTRAS=cpu,dev,export adds what needs torch)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: check
+check: $(STAMP) format-check lint types layers proto-check ## Run every static check
+
+.PHONY: format
+format: $(STAMP) ## Format the sources
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix --quiet $(SOURCES)
+
+.PHONY: format-check
+format-check: $(STAMP)
+	@$(BIN)/ruff format --check --quiet $(SOURCES)
+
+.PHONY: lint
+lint: $(STAMP) ## Lint the sources and the protos
+	@$(BIN)/ruff check --quiet $(SOURCES)
+	@cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+
+.PHONY: types
+types: $(STAMP) ## Check the types
+	@$(BIN)/mypy --no-error-summary clients servers export db deploy tests
+
+.PHONY: layers
+layers: $(STAMP) ## Check who imports whom
+	@$(BIN)/lint-imports --no-cache | tail -n 1
+
+GENERATE = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos \
+	--python_out=$(1) --mypy_out=quiet:$(1) $(PROTOS) && \
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos \
+	--grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(SERVICES)
+
+.PHONY: protos
+protos: $(STAMP) ## Generate the Python code of the protos
+	@rm -rf protos/gen/tradeserve
+	@$(call GENERATE,protos/gen)
+
+.PHONY: proto-check
+proto-check: $(STAMP)
+	@rm -rf build/gen && mkdir -p build/gen && $(call GENERATE,build/gen)
+	@diff -r -x __pycache__ build/gen/tradeserve protos/gen/tradeserve \
+		|| { echo "protos/gen is not what protos/ generates: run 'make protos' and commit"; exit 1; }
+
+.PHONY: bench
+bench: setup ## Measure, print a table, write build/bench.json
+	@$(BIN)/python tests/bench/run.py
+
+.PHONY: models
+models: $(VENV)/.extras-cpu-dev-export ## Train and export every model and the index (DATA=../shared/data)
+	@$(BIN)/python -m model_export all --data "$(DATA)"
+
+.PHONY: clean
+clean: ## Remove everything that was built, the embedded database too
+	@rm -rf build

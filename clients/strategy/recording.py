@@ -181,14 +181,14 @@ def _call_row(
     request: ForecastRequest, service: str, outcome: Outcome[Any], output: Mapping[str, Any]
 ) -> rows.ModelCallRow:
     call: CallRecord = outcome.call
-    answered = isinstance(outcome, Answer)
+    missing = outcome if isinstance(outcome, NoAnswer) else None
     return rows.ModelCallRow(
         request.decision_id,
         service,
         call.request_id,
-        IN_TIME if answered else outcome.reason.value,
-        "" if answered else outcome.detail,
-        answered,
+        IN_TIME if missing is None else missing.reason.value,
+        "" if missing is None else missing.detail,
+        missing is None,
         call.sent_ns - request.start_ns if call.sent_ns else -1,
         call.deadline_ns - request.start_ns,
         call.received_ns - request.start_ns if call.received_ns else -1,

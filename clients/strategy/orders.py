@@ -1,0 +1,282 @@
+"""Sends orders and keeps every position protected.
+
+Rules that hold whatever happens:
+- An order is sent only after its intent is durable, and never a second time.
+- An entry that can't be on the socket within its budget is not sent.
+- A position is closed only after the orders that protect it are confirmed cancelled, so that no
+  stop can fill on top of the exit; when the confirmation does not come, the stop stays.
+- A position without a working stop is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Protocol
+
+import structlog
+import uuid_utils
+
+from journal.errors import JournalError
+from journal.rows import OrderEventRow
+from strategy.adapters.errors import BrokerError
+from strategy.core.values import OrderEvent, OrderIntent, Purpose, Side, WorkingOrder, intent_id_of
+from strategy.ports import Broker, BrokerSnapshot, Clock, Journal
+from strategy.recording import intent_row, order_event_row
+from strategy.trading_state import TradingGate
+
+_log = structlog.get_logger(__name__)
+
+_DONE = frozenset({"Filled", "Cancelled", "ApiCancelled", "Inactive"})
+_CANCEL_TIMEOUT_S = 3.0
+
+
+@dataclass(slots=True)
+class _Working:
+    """What is known of one order that may still fill."""
+
+    order_ref: str
+    con_id: int
+    quantity: Decimal
+    bars: int = 0
+
+
+class OrderWatcher(Protocol):
+    """Told what the desk does, for the screen and the journal's risk events."""
+
+    def on_intent_sent(self, intent: OrderIntent) -> None:
+        """An order went out."""
+
+    def on_trouble(self, kind: str, con_id: int, detail: str) -> None:
+        """Something a person should know."""
+
+
+@dataclass(slots=True)
+class OrderDesk:
+    """The only place that calls the broker.
+
+    Attributes:
+        broker: Sends.
+        journal: Records intents and order events.
+        gate: Says whether orders may go out.
+        clock: For the budget.
+        position_of: con_id -> signed quantity held.
+        watcher: Told what happens.
+    """
+
+    broker: Broker
+    journal: Journal
+    gate: TradingGate
+    clock: Clock
+    position_of: Callable[[int], Decimal]
+    watcher: OrderWatcher
+    _working: dict[str, _Working] = field(default_factory=dict)
+    _closing: set[int] = field(default_factory=set)
+    _entering: set[int] = field(default_factory=set)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def working(self, con_id: int) -> Sequence[str]:
+        """Return the references of the orders that may still fill."""
+        return [order.order_ref for order in self._working.values() if order.con_id == con_id]
+
+    def busy(self, con_id: int) -> bool:
+        """Whether an entry or an exit is under way."""
+        return con_id in self._closing or con_id in self._entering or bool(self._pending_entry(con_id))
+
+    async def enter(self, intent: OrderIntent, not_after_ns: int, on_durable: Callable[[], None]) -> str:
+        """Send a bracket.
+
+        Args:
+            intent: The bracket.
+            not_after_ns: Monotonic end of the budget; later it is not sent.
+            on_durable: Called when the intent is durable.
+
+        Returns:
+            "" when it was sent, else why it was not.
+        """
+        self._entering.add(intent.con_id)
+        try:
+            try:
+                await self.journal.record_durably(intent_row(intent))
+            except JournalError as error:
+                self.watcher.on_trouble("intent not durable", intent.con_id, str(error))
+                return f"intent not recorded: {error}"
+            on_durable()
+            if not self.gate.may_enter:
+                return f"{self.gate.state}: {self.gate.reason}"
+            late_ns = self.clock.monotonic_ns() - not_after_ns
+            if late_ns >= 0:
+                return f"budget was over {late_ns / 1e6:.1f} ms ago"
+            return self._send(intent)
+        finally:
+            self._entering.discard(intent.con_id)
+
+    async def close(self, con_id: int, symbol: str, purpose: Purpose, decision_id: str) -> bool:
+        """Close a position: cancel what protects it, wait until that is confirmed, send the exit.
+
+        Returns:
+            Whether the position is flat or an exit was sent.
+        """
+        if con_id in self._closing:
+            return True
+        if not self.gate.may_exit:
+            return False
+        self._closing.add(con_id)
+        try:
+            return await self._close(con_id, symbol, purpose, decision_id)
+        finally:
+            self._closing.discard(con_id)
+
+    async def keep_protected(self, con_id: int, symbol: str) -> None:
+        """After a bar: cancel an entry that did not fill, close a position that has no stop."""
+        entry = self._pending_entry(con_id)
+        if entry is not None:
+            entry.bars += 1
+            if entry.bars >= 2:  # noqa: PLR2004 - sent on one bar, still open after the next
+                self.broker.cancel(entry.order_ref)
+            return
+        if self.busy(con_id) or not self.gate.may_exit:
+            return
+        held = self.position_of(con_id)
+        if not held:
+            for ref in self.working(con_id):  # children without a position must not open one
+                self.broker.cancel(ref)
+            return
+        stops = [order for order in self._working.values() if order.con_id == con_id and order.order_ref.endswith("/S")]
+        if sum(order.quantity for order in stops) != abs(held):
+            self.watcher.on_trouble("unprotected", con_id, f"{symbol} {held:+} has no stop of that size; closing it")
+            await self.close(con_id, symbol, Purpose.FLATTEN, "")
+
+    def cancel_all(self) -> int:
+        """Ask to cancel everything; return how many were known."""
+        return self.broker.cancel_all()
+
+    def on_order(self, event: OrderEvent) -> None:
+        """Take a change of an order."""
+        self.journal.record(order_event_row(event))
+        if event.status in _DONE:
+            self._working.pop(event.order_ref, None)
+        elif intent_id_of(event.order_ref):
+            order = self._working.get(event.order_ref)
+            if order is None:
+                order = self._working[event.order_ref] = _Working(event.order_ref, event.con_id, event.remaining)
+            order.quantity = event.remaining
+        self._changed.set()
+
+    def on_reconciled(self, snapshot: BrokerSnapshot) -> None:
+        """Take the broker's word for what is working; an order it does not name may have ended."""
+        named = {order.order_ref: order for order in snapshot.working_orders if intent_id_of(order.order_ref)}
+        for ref in self._working.keys() - named.keys():
+            self.watcher.on_trouble(
+                "order missing", self._working[ref].con_id, f"{ref} is not among the broker's open orders"
+            )
+            del self._working[ref]
+        for ref, order in named.items():
+            known = self._working.setdefault(ref, _Working(ref, order.con_id, _remaining(order)))
+            known.quantity = _remaining(order)
+        foreign = [order for order in snapshot.working_orders if not intent_id_of(order.order_ref)]
+        if foreign:
+            names = ", ".join(f"{order.side} {order.quantity} (permId {order.perm_id})" for order in foreign[:5])
+            self.watcher.on_trouble("foreign orders", 0, f"{len(foreign)} open orders are not ours: {names}")
+        self._changed.set()
+
+    async def _close(self, con_id: int, symbol: str, purpose: Purpose, decision_id: str) -> bool:
+        held = self.position_of(con_id)
+        refs = self.working(con_id)
+        if not held and not refs:
+            return True
+        intent: OrderIntent | None = None
+        if held:
+            intent = await self._durable_exit(con_id, symbol, purpose, decision_id, held)
+            if intent is None:
+                return False  # its stop stays where it is
+        for ref in refs:
+            self.broker.cancel(ref)
+        if not await self._cancelled(con_id):
+            left = ", ".join(self.working(con_id))
+            self.watcher.on_trouble("cancel not confirmed", con_id, f"{symbol}: {left} may still fill; exit not sent")
+            return False
+        now_held = self.position_of(con_id)
+        if not now_held:
+            return True
+        if intent is None or now_held != held:
+            intent = await self._durable_exit(con_id, symbol, purpose, decision_id, now_held)
+        return intent is not None and not self._send(intent)
+
+    async def _durable_exit(
+        self, con_id: int, symbol: str, purpose: Purpose, decision_id: str, held: Decimal
+    ) -> OrderIntent | None:
+        intent = OrderIntent(
+            intent_id=uuid_utils.uuid7().hex,
+            decision_id=decision_id,
+            con_id=con_id,
+            symbol=symbol,
+            side=Side.SELL if held > 0 else Side.BUY,
+            purpose=purpose,
+            quantity=abs(held),
+            limit_price=None,
+            stop_price=None,
+            take_profit_price=None,
+            created_ns=self.clock.wall_ns(),
+        )
+        try:
+            await self.journal.record_durably(intent_row(intent))
+        except JournalError as error:
+            self.watcher.on_trouble("intent not durable", con_id, f"{symbol}: exit not sent: {error}")
+            return None
+        return intent
+
+    async def _cancelled(self, con_id: int) -> bool:
+        deadline = asyncio.get_running_loop().time() + _CANCEL_TIMEOUT_S
+        while self.working(con_id):
+            self._changed.clear()
+            left_s = deadline - asyncio.get_running_loop().time()
+            try:
+                await asyncio.wait_for(self._changed.wait(), max(0.0, left_s))
+            except TimeoutError:
+                return not self.working(con_id)
+        return True
+
+    def _pending_entry(self, con_id: int) -> _Working | None:
+        for order in self._working.values():
+            if order.con_id == con_id and order.order_ref.endswith("/E"):
+                return order
+        return None
+
+    def _send(self, intent: OrderIntent) -> str:
+        # Known before the first answer can come, so that nothing is sent on top of it.
+        legs = [(intent.entry_ref, True), (intent.stop_ref, intent.stop_price is not None)]
+        legs.append((intent.take_profit_ref, intent.take_profit_price is not None))
+        for ref, exists in legs:
+            if exists:
+                self._working[ref] = _Working(ref, intent.con_id, intent.quantity)
+        try:
+            self.broker.place(intent)
+        except BrokerError as error:
+            for ref, _ in legs:
+                self._working.pop(ref, None)
+            self.watcher.on_trouble("order refused", intent.con_id, str(error))
+            return f"order not sent: {error}"
+        self.journal.record(
+            OrderEventRow(
+                order_ref=intent.entry_ref,
+                intent_id=intent.intent_id,
+                perm_id=0,
+                con_id=intent.con_id,
+                status="sent",
+                filled=Decimal(0),
+                remaining=intent.quantity,
+                average_price=0.0,
+                event_ns=self.clock.wall_ns(),
+                error_code=0,
+                message="",
+            )
+        )
+        self.watcher.on_intent_sent(intent)
+        return ""
+
+
+def _remaining(order: WorkingOrder) -> Decimal:
+    return order.quantity - order.filled
