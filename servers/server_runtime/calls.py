@@ -1,0 +1,204 @@
+"""Wrap every call of our services: admission, deadline, statuses, metrics, drain.
+
+Health and reflection are left alone: they must answer while the server is full.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+import structlog
+
+from server_runtime import errors
+from server_runtime.admission import Admission
+from server_runtime.deadlines import refuse_late, remaining_s
+from server_runtime.metrics import ServerMetrics
+
+_log = structlog.get_logger()
+_arrival_ns: ContextVar[int] = ContextVar("arrival_ns")
+
+
+def arrival_ns() -> int:
+    """Return when the present call arrived, on time.monotonic_ns(); now, outside of a call."""
+    return _arrival_ns.get(0) or time.monotonic_ns()
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Guards every call of our services."""
+
+    def __init__(
+        self, *, margin_s: float, calls: Admission, streams: Admission, metrics: ServerMetrics
+    ) -> None:
+        """Guard the calls of one server.
+
+        Args:
+            margin_s: Time a call must have left when its work starts.
+            calls: Bounds the unary calls in flight.
+            streams: Bounds the streams that are open.
+            metrics: Counts calls by method and code.
+        """
+        self._margin_s = margin_s
+        self._calls = calls
+        self._streams = streams
+        self._metrics = metrics
+        self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
+        self._draining = False
+        self._waiting: set[asyncio.Task[Any]] = set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        """Count the call in when it arrives, and hand out its wrapped handler."""
+        method: str = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if handler is None or method.startswith("/grpc."):
+            return handler
+        _arrival_ns.set(time.monotonic_ns())
+        streaming = handler.request_streaming or handler.response_streaming
+        admission = self._streams if streaming else self._calls
+        task = asyncio.current_task()
+        assert task is not None, "grpc.aio runs every call in a task"
+        if not admission.try_enter():
+            return self._rewrapped(method, handler, admission.refusal())
+        # The task of the call ends in every case: also when the caller cancels before its
+        # request is read, where no handler runs.
+        task.add_done_callback(lambda _: self._leave(admission))
+        self._metrics.in_flight.inc()
+        if method not in self._wrapped:
+            self._wrapped[method] = self._rewrapped(method, handler, None)
+        return self._wrapped[method]
+
+    def drain(self) -> None:
+        """End streams that wait for a request; those at work finish it first."""
+        self._draining = True
+        for task in tuple(self._waiting):
+            task.cancel()
+
+    def _leave(self, admission: Admission) -> None:
+        admission.leave()
+        self._metrics.in_flight.dec()
+
+    def _rewrapped(
+        self, method: str, handler: grpc.RpcMethodHandler, refusal: errors.ServeError | None
+    ) -> grpc.RpcMethodHandler:
+        kind = ("stream" if handler.request_streaming else "unary") + (
+            "_stream" if handler.response_streaming else "_unary"
+        )
+        behavior = getattr(handler, kind)
+        wrap = self._stream_response if inspect.isasyncgenfunction(behavior) else self._response
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(
+            wrap(method, behavior, handler.request_streaming, refusal),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _response(
+        self,
+        method: str,
+        behavior: Callable[..., Awaitable[Any]],
+        streams_requests: bool,
+        refusal: errors.ServeError | None,
+    ) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            code = grpc.StatusCode.OK
+            try:
+                self._check(context, refusal)
+                return await behavior(self._requests(request) if streams_requests else request, context)
+            except BaseException as e:
+                error = self._served(e, method)
+                code = _code(e, error, context)
+                if error is None:
+                    raise
+                await errors.abort(context, error)
+            finally:
+                self._count(method, code)
+
+        return call
+
+    def _stream_response(
+        self,
+        method: str,
+        behavior: Callable[..., AsyncIterator[Any]],
+        streams_requests: bool,
+        refusal: errors.ServeError | None,
+    ) -> Callable[..., AsyncIterator[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            code = grpc.StatusCode.OK
+            try:
+                self._check(context, refusal)
+                async for response in behavior(
+                    self._requests(request) if streams_requests else request, context
+                ):
+                    yield response
+            except BaseException as e:
+                error = self._served(e, method)
+                code = _code(e, error, context)
+                if error is None:
+                    raise
+                await errors.abort(context, error)
+            finally:
+                self._count(method, code)
+
+        return call
+
+    def _check(self, context: grpc.aio.ServicerContext, refusal: errors.ServeError | None) -> None:
+        if refusal is not None:
+            raise refusal
+        refuse_late(remaining_s(context), self._margin_s)
+
+    async def _requests(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Yield the requests of a stream until it ends or the server drains.
+
+        Raises:
+            DrainingError: The server shuts down.
+        """
+        task = asyncio.current_task()
+        assert task is not None, "grpc.aio runs every call in a task"
+        iterator = aiter(requests)
+        while True:
+            if self._draining:
+                raise errors.DrainingError("the server is shutting down: reconnect", retry_after_s=1.0)
+            self._waiting.add(task)
+            try:
+                request = await anext(iterator)
+            except StopAsyncIteration:
+                return
+            except asyncio.CancelledError:
+                if not self._draining:
+                    raise
+                task.uncancel()
+                continue
+            finally:
+                self._waiting.discard(task)
+            yield request
+
+    def _served(self, e: BaseException, method: str) -> errors.ServeError | None:
+        """Return what to tell the caller; None when the exception ends the call by itself."""
+        if isinstance(e, errors.ServeError):
+            return e
+        if isinstance(e, grpc.aio.AbortError) or not isinstance(e, Exception):
+            return None
+        _log.exception("call failed", method=method)
+        return errors.InternalError("a fault of the server: its log has the cause")
+
+    def _count(self, method: str, code: grpc.StatusCode) -> None:
+        self._metrics.count_call(method, code.name)
+        self._metrics.observe_stage(method, "total", time.monotonic_ns() - arrival_ns())
+
+
+def _code(
+    e: BaseException, error: errors.ServeError | None, context: grpc.aio.ServicerContext
+) -> grpc.StatusCode:
+    if error is not None:
+        return errors.code_of(error)
+    if isinstance(e, grpc.aio.AbortError):
+        number = context.code()
+        return next((c for c in grpc.StatusCode if number in (c, c.value[0])), grpc.StatusCode.UNKNOWN)
+    return grpc.StatusCode.CANCELLED
