@@ -1,0 +1,295 @@
+"""Calls in parallel under one deadline: start all, then take each answer, or the reason why not.
+
+What was measured and is kept: all calls are started before any is awaited (no gather, no tasks of
+our own); one alarm per group cancels what is still running shortly before the deadline, because a
+timer of asyncio is about a millisecond late; the deadline on the wire is only the backstop, because
+grpc delivers answers as OK for milliseconds after it. So the clock is checked for every answer: one
+that came off the wire after its deadline is reported to `on_late` and never returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+
+from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
+from tradeserve_client.breaker import BreakerState, CircuitBreaker
+from tradeserve_client.budget import ClockNs
+from tradeserve_client.errors import CallError, reason_of
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+OnLate: TypeAlias = Callable[[str, str, int], None]
+"""Called with (service, request_id, late_ns) for an answer that came after its deadline."""
+
+BytesMethod: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+
+ALARM_LEAD_NS = 1_200_000
+"""How late a timer of asyncio fires (epoll counts whole milliseconds)."""
+MIN_CALL_NS = 500_000
+"""No server answers faster than this over gRPC; with less left nothing is sent."""
+
+
+class Request(Protocol[T_co]):
+    """One call, ready to go: its bytes, and how to read the answer."""
+
+    @property
+    def request_id(self) -> str:
+        """UUIDv7, made before the call."""
+
+    @property
+    def body(self) -> bytes:
+        """The serialized message."""
+
+    def decode(self, body: bytes, call: CallRecord) -> tuple[T_co, CallRecord]:
+        """Read the answer; may add what answered to the record.
+
+        Raises:
+            CallError: The answer is malformed.
+        """
+
+
+class Lane:
+    """The way to one service: its method, a bound on calls in flight, and its breaker.
+
+    Attributes:
+        service: Name for records and messages.
+        max_in_flight: Calls that may run at once; more are shed as BUSY.
+        breaker: Stops calls to what does not answer.
+    """
+
+    __slots__ = ("_channel", "_in_flight", "_method", "breaker", "max_in_flight", "service")
+
+    def __init__(
+        self,
+        service: str,
+        channel: grpc.aio.Channel,
+        method: str,
+        *,
+        breaker: CircuitBreaker,
+        max_in_flight: int = 32,
+    ) -> None:
+        if max_in_flight < 1:
+            raise ValueError(f"{service}: max_in_flight must be at least 1")
+        self.service = service
+        self.max_in_flight = max_in_flight
+        self.breaker = breaker
+        self._channel = channel
+        # Without serializers: requests are prebuilt bytes, answers are read in `decode`.
+        self._method: BytesMethod = channel.unary_unary(method)
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls running now."""
+        return self._in_flight
+
+
+class PendingCall(Generic[T]):
+    """A call that was started, or was not for a reason; await `outcome()` once."""
+
+    __slots__ = ("_call", "_clock_ns", "_lane", "_on_late", "_record", "_refusal", "_request", "_settled")
+
+    def __init__(
+        self,
+        lane: Lane,
+        request: Request[T],
+        record: CallRecord,
+        clock_ns: ClockNs,
+        on_late: OnLate,
+        refusal: NoAnswer | None,
+    ) -> None:
+        self._lane = lane
+        self._request = request
+        self._record = record
+        self._clock_ns = clock_ns
+        self._on_late = on_late
+        self._refusal = refusal
+        self._call: Any = None
+        self._settled = refusal is not None
+
+    @property
+    def request_id(self) -> str:
+        """Id of the request, also when it was not sent."""
+        return self._request.request_id
+
+    def send(self, timeout_s: float) -> None:
+        """Start the call."""
+        self._lane._in_flight += 1
+        call = self._lane._method(self._request.body, timeout=timeout_s)
+        # The callback runs when the status comes off the wire, however late the caller looks at it.
+        call.add_done_callback(self._on_done)
+        self._call = call
+
+    def cancel(self) -> None:
+        """Stop waiting; the outcome is then LATE or DOWN."""
+        if self._call is not None:
+            self._call.cancel()
+
+    async def outcome(self) -> Outcome[T]:
+        """Return the answer in time, or why there is none."""
+        if self._refusal is not None:
+            return self._refusal
+        try:
+            body: bytes = await self._call
+        except grpc.aio.AioRpcError as error:
+            return self._failed(error.code(), error.details() or "")
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                self._settle(self._lane.breaker.abandon)
+                raise
+            return self._cut_off()
+        return self._arrived(body)
+
+    def abandon(self) -> None:
+        """Cancel and count nothing; for callers that go away."""
+        self.cancel()
+        self._settle(self._lane.breaker.abandon)
+
+    def _on_done(self, _call: object) -> None:
+        self._record = replace(self._record, received_ns=self._clock_ns())
+        self._lane._in_flight -= 1
+
+    def _arrived(self, body: bytes) -> Outcome[T]:
+        record = self._record
+        late_ns = record.received_ns - record.deadline_ns
+        if late_ns > 0:
+            self._settle(self._lane.breaker.fail)
+            self._on_late(record.service, record.request_id, late_ns)
+            return NoAnswer(Reason.LATE, f"arrived {late_ns / 1e6:.1f} ms after the deadline", record)
+        try:
+            value, record = self._request.decode(body, record)
+        except CallError as error:
+            self._settle(self._lane.breaker.fail)
+            return NoAnswer(error.reason, error.detail, record)
+        self._settle(self._lane.breaker.succeed)
+        return Answer(value, record)
+
+    def _cut_off(self) -> NoAnswer:
+        # What the alarm cut off has no answer, so the time of its cancellation is not one either.
+        self._settle(self._lane.breaker.fail)
+        record = replace(self._record, received_ns=0)
+        state = self._lane._channel.get_state()
+        if state is not grpc.ChannelConnectivity.READY:
+            return NoAnswer(Reason.DOWN, f"no connection ({state.name.lower().replace('_', ' ')})", record)
+        return NoAnswer(Reason.LATE, "no answer at the deadline", record)
+
+    def _failed(self, code: grpc.StatusCode, detail: str) -> NoAnswer:
+        reason = reason_of(code, detail)
+        if reason in (Reason.DOWN, Reason.FAILED, Reason.LATE):
+            self._settle(self._lane.breaker.fail)
+        else:
+            self._settle(self._lane.breaker.abandon)
+        if reason is Reason.LATE:
+            return NoAnswer(reason, "no answer at the deadline", replace(self._record, received_ns=0))
+        return NoAnswer(reason, f"{code.name}: {detail}", self._record)
+
+    def _settle(self, report: Callable[[], None]) -> None:
+        if not self._settled:
+            self._settled = True
+            report()
+
+
+class CallGroup:
+    """Calls that share a deadline and an alarm. Use as a context manager, so that nothing outlives it."""
+
+    __slots__ = ("_alarm", "_fan_out", "_pending", "deadline_ns")
+
+    def __init__(self, fan_out: FanOut, deadline_ns: int) -> None:
+        self.deadline_ns = deadline_ns
+        self._fan_out = fan_out
+        self._pending: list[PendingCall[Any]] = []
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> CallGroup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self, lane: Lane, request: Request[T]) -> PendingCall[T]:
+        """Send one request now, or refuse at once: no budget, too many in flight, breaker open."""
+        fan_out = self._fan_out
+        now_ns = fan_out.clock_ns()
+        left_ns = self.deadline_ns - now_ns
+        refusal = _refusal(lane, left_ns)
+        sent_ns = 0 if refusal else now_ns
+        record = CallRecord(
+            lane.service, "" if refusal else request.request_id, sent_ns, self.deadline_ns, received_ns=0
+        )
+        no_answer = NoAnswer(*refusal, record) if refusal else None
+        pending = PendingCall(lane, request, record, fan_out.clock_ns, fan_out.on_late, no_answer)
+        if no_answer is None:
+            pending.send(left_ns / 1e9)
+            self._pending.append(pending)
+            if self._alarm is None:
+                # Close to the deadline the lead would eat the whole call: keep half of what is left.
+                delay_ns = max(left_ns - fan_out.alarm_lead_ns, left_ns // 2)
+                loop = asyncio.get_running_loop()
+                self._alarm = loop.call_later(delay_ns / 1e9, self._cancel_all)
+        return pending
+
+    def close(self) -> None:
+        """Cancel the alarm, and what nobody waited for."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for pending in self._pending:
+            if not pending._settled:
+                pending.abandon()
+
+    def _cancel_all(self) -> None:
+        for pending in self._pending:
+            pending.cancel()
+
+
+class FanOut:
+    """Makes groups of calls.
+
+    Attributes:
+        clock_ns: Monotonic clock.
+        on_late: Told of every answer that came after its deadline.
+        alarm_lead_ns: How long before the deadline the alarm is set.
+    """
+
+    __slots__ = ("alarm_lead_ns", "clock_ns", "on_late")
+
+    def __init__(
+        self,
+        *,
+        on_late: OnLate | None = None,
+        clock_ns: ClockNs = time.monotonic_ns,
+        alarm_lead_ns: int = ALARM_LEAD_NS,
+    ) -> None:
+        self.clock_ns = clock_ns
+        self.on_late: OnLate = on_late or _ignore_late
+        self.alarm_lead_ns = alarm_lead_ns
+
+    def group(self, deadline_ns: int) -> CallGroup:
+        """Return a group of calls that must be answered by then (monotonic)."""
+        return CallGroup(self, deadline_ns)
+
+
+def _ignore_late(service: str, request_id: str, late_ns: int) -> None:
+    """Do nothing: the caller sees NoAnswer(LATE) anyway."""
+
+
+def _refusal(lane: Lane, left_ns: int) -> tuple[Reason, str] | None:
+    if left_ns < MIN_CALL_NS:
+        return Reason.NO_BUDGET, f"{max(0, left_ns) / 1e6:.2f} ms left, nothing was sent"
+    if lane.in_flight >= lane.max_in_flight:
+        return Reason.BUSY, f"{lane.in_flight} calls in flight, the limit of this client"
+    if not lane.breaker.allow():
+        state = "half open, a probe is out" if lane.breaker.state is BreakerState.HALF_OPEN else "open"
+        return Reason.DOWN, f"breaker {state} after repeated failures"
+    return None

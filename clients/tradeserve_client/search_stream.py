@@ -1,0 +1,275 @@
+"""Neighbour searches over one long-lived stream: about half the latency of a call per search.
+
+Answers are matched by request id. The stream has no deadline per message, so each search carries the
+time it has left, and the client keeps the clock: an answer that comes too late is dropped and
+reported. A broken or stalled stream is opened again by itself, with a bounded pause between tries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import grpc.aio
+from uuid_utils import uuid7
+
+from tradeserve.similarity.v1 import similarity_service_pb2 as pb
+from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
+from tradeserve_client.breaker import CircuitBreaker
+from tradeserve_client.budget import ClockNs
+from tradeserve_client.errors import CallError, reason_of_number
+from tradeserve_client.fan_out import ALARM_LEAD_NS, MIN_CALL_NS, OnLate
+from tradeserve_client.similarity import (
+    SERVICE,
+    Matches,
+    SearchQuery,
+    SimilarityClient,
+    read_matches,
+    search_message,
+)
+
+_FIRST_PAUSE_S = 0.05
+_MAX_PAUSE_S = 1.0
+_STALL_NS = 2_000_000_000
+
+_Outbox: TypeAlias = "asyncio.Queue[pb.StreamSearchNeighborsRequest | None]"
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A search that was sent and not answered yet; stays after its deadline until the answer comes."""
+
+    query: SearchQuery
+    call: CallRecord
+    future: asyncio.Future[Outcome[Matches]]
+    alarm: asyncio.TimerHandle | None = None
+    settled: bool = False
+
+
+class PendingSearch:
+    """A search that was started, or was not for a reason; await `outcome()` once."""
+
+    __slots__ = ("_future", "request_id")
+
+    def __init__(self, request_id: str, future: asyncio.Future[Outcome[Matches]]) -> None:
+        self.request_id = request_id
+        self._future = future
+
+    async def outcome(self) -> Outcome[Matches]:
+        """Return the answer in time, or why there is none."""
+        return await self._future
+
+    def cancel(self) -> None:
+        """Stop waiting; a late answer is still reported."""
+        self._future.cancel()
+
+
+class SearchStream:
+    """The stream of one client. `open()` it, then `start()` searches; `close()` it in the end.
+
+    Attributes:
+        max_in_flight: Searches without an answer yet; more are shed as BUSY.
+        breaker: Stops searches to a server that does not answer.
+    """
+
+    def __init__(
+        self,
+        client: SimilarityClient,
+        *,
+        on_late: OnLate | None = None,
+        clock_ns: ClockNs = time.monotonic_ns,
+        max_in_flight: int = 32,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
+        if max_in_flight < 1:
+            raise ValueError("max_in_flight must be at least 1")
+        self.max_in_flight = max_in_flight
+        self.breaker = breaker or CircuitBreaker(clock_ns)
+        self._client = client
+        self._clock_ns = clock_ns
+        self._on_late = on_late
+        self._waiting: dict[str, _Waiting] = {}
+        self._outbox: _Outbox | None = None
+        self._opened = asyncio.Event()
+        self._call: Any = None
+        self._task: asyncio.Task[None] | None = None
+        self._trouble = "the stream is not open yet"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a search would be sent now."""
+        return self._outbox is not None
+
+    @property
+    def in_flight(self) -> int:
+        """Searches without an answer yet, given up or not."""
+        return len(self._waiting)
+
+    def open(self) -> None:
+        """Start the stream and keep it open. Needs a running loop."""
+        if self._task is None:
+            self._client.link.open()
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="search stream")
+
+    async def ready(self, timeout_s: float) -> bool:
+        """Wait until a search would be sent, bounded; return whether it would."""
+        self.open()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._opened.wait()
+        return self.is_open
+
+    def start(self, query: SearchQuery, deadline_ns: int) -> PendingSearch:
+        """Send one search now, or refuse at once: no budget, no stream, too many in flight, breaker open."""
+        request_id = str(uuid7())
+        now_ns = self._clock_ns()
+        left_ns = deadline_ns - now_ns
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome[Matches]] = loop.create_future()
+        refusal = self._refusal(now_ns, left_ns)
+        outbox = self._outbox
+        if refusal is not None or outbox is None:
+            reason, detail = refusal or (Reason.DOWN, self._trouble)
+            future.set_result(NoAnswer(reason, detail, CallRecord(SERVICE, "", 0, deadline_ns, 0)))
+            return PendingSearch(request_id, future)
+        waiting = _Waiting(query, CallRecord(SERVICE, request_id, now_ns, deadline_ns, 0), future)
+        delay_ns = max(left_ns - ALARM_LEAD_NS, left_ns // 2)
+        waiting.alarm = loop.call_later(delay_ns / 1e9, self._give_up, request_id)
+        self._waiting[request_id] = waiting
+        message = pb.StreamSearchNeighborsRequest(search=search_message(query, request_id))
+        message.remaining_duration.FromNanoseconds(left_ns)
+        outbox.put_nowait(message)  # as many places as searches may be in flight
+        return PendingSearch(request_id, future)
+
+    async def close(self) -> None:
+        """Close the stream and wait for it; searches without an answer end as DOWN. The client stays open."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def _refusal(self, now_ns: int, left_ns: int) -> tuple[Reason, str] | None:
+        if left_ns < MIN_CALL_NS:
+            return Reason.NO_BUDGET, f"{max(0, left_ns) / 1e6:.2f} ms left, nothing was sent"
+        if self._outbox is None or not self._client.link.is_ready:
+            return Reason.DOWN, self._trouble or f"no connection ({self._client.link.state})"
+        self._reset_if_stalled(now_ns)
+        if len(self._waiting) >= self.max_in_flight:
+            return Reason.BUSY, f"{len(self._waiting)} searches in flight, the limit of this client"
+        if not self.breaker.allow():
+            return Reason.DOWN, f"breaker {self.breaker.state.value} after repeated failures"
+        return None
+
+    def _reset_if_stalled(self, now_ns: int) -> None:
+        oldest = next(iter(self._waiting.values()), None)
+        if oldest is not None and now_ns - oldest.call.deadline_ns > _STALL_NS and self._call is not None:
+            self._call.cancel()
+
+    def _give_up(self, request_id: str) -> None:
+        waiting = self._waiting.get(request_id)
+        if waiting is not None:
+            self._end(waiting, NoAnswer(Reason.LATE, "no answer at the deadline", waiting.call))
+
+    def _end(self, waiting: _Waiting, no_answer: NoAnswer) -> None:
+        if waiting.settled:
+            return
+        waiting.settled = True
+        if waiting.future.cancelled():
+            self.breaker.abandon()
+            return
+        waiting.future.set_result(no_answer)
+        self.breaker.fail()
+
+    # --- the stream ------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            answered = False
+            # One place more than searches in flight: for the end mark.
+            outbox: _Outbox = asyncio.Queue(self.max_in_flight + 1)
+            # Waits for the connection instead of failing: the channel does the reconnecting.
+            call = self._client.stub.StreamSearchNeighbors(_drain(outbox), wait_for_ready=True)
+            try:
+                await call.wait_for_connection()
+                self._call, self._outbox, self._trouble = call, outbox, ""
+                self._opened.set()
+                async for response in call:
+                    answered = True
+                    self._take(response)
+                self._trouble = "the server ended the stream"
+            except grpc.aio.AioRpcError as error:
+                self._trouble = f"the stream broke: {error.code().name}: {error.details()}"
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                self._trouble = "the stream stalled and was reset"
+            finally:
+                self._call = self._outbox = None
+                self._opened.clear()
+                call.cancel()
+                outbox.put_nowait(None)  # grpc leaves its writer waiting when a call ends by itself
+                self._fail_all()
+            pause_s = _FIRST_PAUSE_S if answered else min(pause_s * 2, _MAX_PAUSE_S)
+            await asyncio.sleep(pause_s)
+
+    def _take(self, response: pb.StreamSearchNeighborsResponse) -> None:
+        received_ns = self._clock_ns()
+        waiting = self._waiting.pop(response.search.request_id, None)
+        if waiting is None:
+            return  # answers a search of another stream's life; nobody waits for it
+        if waiting.alarm is not None:
+            waiting.alarm.cancel()
+        call = replace(waiting.call, received_ns=received_ns)
+        late_ns = received_ns - call.deadline_ns
+        # Given up just before the deadline and answered just after the alarm: not used either way.
+        if late_ns > 0 or waiting.future.done():
+            self._drop_late(waiting, call, late_ns)
+            return
+        waiting.settled = True
+        waiting.future.set_result(self._read(response, waiting, call))
+
+    def _drop_late(self, waiting: _Waiting, call: CallRecord, late_ns: int) -> None:
+        detail = f"arrived {late_ns / 1e6:.1f} ms after the deadline"
+        self._end(waiting, NoAnswer(Reason.LATE, detail, call))
+        if self._on_late is not None:
+            self._on_late(call.service, call.request_id, max(0, late_ns))
+
+    def _read(
+        self, response: pb.StreamSearchNeighborsResponse, waiting: _Waiting, call: CallRecord
+    ) -> Outcome[Matches]:
+        if response.status_code:
+            reason = reason_of_number(response.status_code, response.status_message)
+            self._report(reason)
+            return NoAnswer(reason, response.status_message or f"status {response.status_code}", call)
+        try:
+            matches, call = read_matches(response.search, waiting.query, call.request_id, call)
+        except CallError as error:
+            self._report(error.reason)
+            return NoAnswer(error.reason, error.detail, call)
+        self.breaker.succeed()
+        return Answer(matches, call)
+
+    def _report(self, reason: Reason) -> None:
+        report: Callable[[], None] = self.breaker.abandon
+        if reason in (Reason.DOWN, Reason.FAILED, Reason.LATE):
+            report = self.breaker.fail
+        report()
+
+    def _fail_all(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for search in waiting.values():
+            if search.alarm is not None:
+                search.alarm.cancel()
+            self._end(search, NoAnswer(Reason.DOWN, self._trouble or "the stream was closed", search.call))
+
+
+async def _drain(outbox: _Outbox) -> AsyncIterator[pb.StreamSearchNeighborsRequest]:
+    while (message := await outbox.get()) is not None:
+        yield message

@@ -1,0 +1,307 @@
+"""Calls to Triton (KServe v2 over gRPC): readiness, contracts, and inference with prebuilt bytes.
+
+Only the messages of tritonclient are used; the channel and the calls are ours, because its clients
+rebuild every request and serialize it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from uuid_utils import uuid7
+
+from tradeserve_client.answers import CallRecord
+from tradeserve_client.breaker import CircuitBreaker
+from tradeserve_client.channel import Link, TlsFiles
+from tradeserve_client.contract import ModelContract, TensorSpec
+from tradeserve_client.errors import MalformedResponseError, error_of
+from tradeserve_client.fan_out import Lane
+
+INFER_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "BOOL": np.dtype("?"),
+}
+# Protobuf tags: (field number << 3) | 2 for length-delimited.
+_ID_TAG = b"\x1a"
+_RAW_INPUT_TAG = b"\x3a"
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What a model answered.
+
+    Attributes:
+        model_name: As the server said.
+        model_version: As the server said.
+        outputs: Name -> array, read-only.
+    """
+
+    model_name: str
+    model_version: int
+    outputs: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One inference, ready to be sent by a CallGroup."""
+
+    request_id: str
+    body: bytes
+    model: PreparedModel
+
+    def decode(self, body: bytes, call: CallRecord) -> tuple[Inference, CallRecord]:
+        """Read a ModelInferResponse, checking everything that was promised.
+
+        Raises:
+            MalformedResponseError: It is not what was asked for.
+        """
+        inference = self.model.decode(body, self.request_id)
+        return inference, replace(
+            call,
+            model_name=inference.model_name,
+            model_version=inference.model_version,
+            artifact_sha256=self.model.artifact_sha256,
+        )
+
+
+class PreparedModel:
+    """A request of fixed shape whose head is serialized once; each call appends its id and window.
+
+    Attributes:
+        name: Model.
+        version: 0 lets the server choose.
+        input_shape: With the batch.
+        artifact_sha256: Digest that the contract check saw; goes into every record.
+        request_bytes: Length of the raw input.
+    """
+
+    __slots__ = (
+        "_head",
+        "_outputs",
+        "_raw_prefix",
+        "artifact_sha256",
+        "input_shape",
+        "name",
+        "request_bytes",
+        "version",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        input_name: str,
+        input_shape: Sequence[int],
+        outputs: Sequence[TensorSpec],
+        *,
+        artifact_sha256: str = "",
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.input_shape = tuple(input_shape)
+        self.artifact_sha256 = artifact_sha256
+        self.request_bytes = 4 * prod(self.input_shape)
+        self._outputs = {tensor.name: tensor for tensor in outputs}
+        head = service_pb2.ModelInferRequest(model_name=name, model_version=str(version) if version else "")
+        tensor = head.inputs.add()
+        tensor.name = input_name
+        tensor.datatype = "FP32"
+        tensor.shape.extend(self.input_shape)
+        for output in outputs:
+            head.outputs.add().name = output.name
+        self._head = head.SerializeToString()
+        self._raw_prefix = _RAW_INPUT_TAG + _varint(self.request_bytes)
+
+    def request(self, window: NDArray[np.float32]) -> InferRequest:
+        """Return the request for one input.
+
+        Args:
+            window: float32 with as many elements as `input_shape`.
+
+        Raises:
+            ValueError: Wrong dtype or size.
+        """
+        if window.dtype != np.float32 or window.nbytes != self.request_bytes:
+            raise ValueError(
+                f"{self.name}: expected float32 of shape {list(self.input_shape)}, "
+                f"got {window.dtype} of shape {list(window.shape)}"
+            )
+        request_id = str(uuid7())
+        id_bytes = request_id.encode()
+        # Concatenated protobuf fields are one message: no copy through a message object.
+        body = b"".join(
+            (self._head, _ID_TAG, bytes((len(id_bytes),)), id_bytes, self._raw_prefix, window.tobytes())
+        )
+        return InferRequest(request_id, body, self)
+
+    def decode(self, body: bytes, request_id: str) -> Inference:
+        """Read a serialized ModelInferResponse.
+
+        Raises:
+            MalformedResponseError: Not a response, or not the one that was asked for.
+        """
+        try:
+            response = service_pb2.ModelInferResponse.FromString(body)
+        except DecodeError as error:
+            raise MalformedResponseError(self.name, f"not a ModelInferResponse: {error}") from error
+        if response.id != request_id:
+            raise self._malformed(f"answers request {response.id!r}, asked was {request_id!r}")
+        if response.model_name != self.name:
+            raise self._malformed(f"comes from model {response.model_name!r}")
+        served = response.model_version
+        if not served.isdigit() or (self.version and int(served) != self.version):
+            raise self._malformed(f"comes from version {served!r}, asked was {self.version}")
+        raw = response.raw_output_contents
+        if len(raw) != len(response.outputs):
+            raise self._malformed(f"has {len(response.outputs)} outputs but {len(raw)} raw contents")
+        arrays = {
+            tensor.name: self._array(tensor, content)
+            for tensor, content in zip(response.outputs, raw, strict=True)
+            if tensor.name in self._outputs
+        }
+        if len(arrays) != len(self._outputs):
+            raise self._malformed(f"lacks the output {min(self._outputs.keys() - arrays.keys())!r}")
+        return Inference(self.name, int(served), arrays)
+
+    def _array(self, tensor: Any, content: bytes) -> NDArray[Any]:
+        expected = self._outputs[tensor.name]
+        shape = tuple(tensor.shape)
+        if tensor.datatype != expected.dtype:
+            raise self._malformed(f"output {tensor.name!r} is {tensor.datatype}, expected {expected.dtype}")
+        wanted = (self.input_shape[0], *expected.shape[1:])
+        if len(shape) != len(wanted) or any(w not in (-1, got) for w, got in zip(wanted, shape, strict=True)):
+            raise self._malformed(f"output {tensor.name!r} has shape {list(shape)}, expected {list(wanted)}")
+        dtype = _DTYPES[tensor.datatype]
+        if len(content) != dtype.itemsize * prod(shape):
+            raise self._malformed(
+                f"output {tensor.name!r} has {len(content)} bytes, its shape {list(shape)} needs "
+                f"{dtype.itemsize * prod(shape)}"
+            )
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
+
+    def _malformed(self, what: str) -> MalformedResponseError:
+        return MalformedResponseError(self.name, f"malformed answer: it {what}")
+
+
+class TritonClient:
+    """One Triton server.
+
+    Attributes:
+        link: Its channel, watched.
+    """
+
+    def __init__(self, target: str, *, tls: TlsFiles | None = None) -> None:
+        self.link = Link(target, tls=tls)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self.link.channel)
+
+    @property
+    def target(self) -> str:
+        """Where it is."""
+        return self.link.target
+
+    async def is_server_ready(self, *, timeout_s: float) -> bool:
+        """Return whether the server says it is ready; False also when it can't be reached."""
+        try:
+            response = await self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(response.ready)
+
+    async def is_model_ready(self, model: str, version: int = 0, *, timeout_s: float) -> bool:
+        """Return whether the server says that the model is ready; False also when unreachable."""
+        request = service_pb2.ModelReadyRequest(name=model, version=str(version) if version else "")
+        try:
+            response = await self._stub.ModelReady(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(response.ready)
+
+    async def contract(self, model: str, version: int = 0, *, timeout_s: float) -> ModelContract:
+        """Return what the server serves under a name.
+
+        When the wanted version is not among those served, the contract is that of the newest served,
+        so that the difference can be spelled out.
+
+        Raises:
+            CallError: No answer; ServerDownError when the model is not loaded.
+        """
+        try:
+            newest = await self._stub.ModelMetadata(
+                service_pb2.ModelMetadataRequest(name=model), timeout=timeout_s
+            )
+            versions = tuple(sorted(int(number) for number in newest.versions if number.isdigit()))
+            chosen = version if version in versions else max(versions, default=0)
+            metadata = newest
+            if chosen and len(versions) > 1:
+                metadata = await self._stub.ModelMetadata(
+                    service_pb2.ModelMetadataRequest(name=model, version=str(chosen)), timeout=timeout_s
+                )
+            config = await self._stub.ModelConfig(
+                service_pb2.ModelConfigRequest(name=model, version=str(chosen) if chosen else ""),
+                timeout=timeout_s,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_of(model, error) from error
+        return ModelContract(
+            name=metadata.name,
+            version=chosen,
+            versions=versions,
+            inputs=tuple(_spec(tensor) for tensor in metadata.inputs),
+            outputs=tuple(_spec(tensor) for tensor in metadata.outputs),
+            parameters={key: value.string_value for key, value in config.config.parameters.items()},
+        )
+
+    def lane(self, service: str, *, breaker: CircuitBreaker, max_in_flight: int = 32) -> Lane:
+        """Return the way to one model for a CallGroup."""
+        return Lane(service, self.link.channel, INFER_METHOD, breaker=breaker, max_in_flight=max_in_flight)
+
+    def prepare(
+        self,
+        model: str,
+        version: int,
+        input_name: str,
+        shape: Sequence[int],
+        outputs: Sequence[TensorSpec],
+        *,
+        artifact_sha256: str = "",
+    ) -> PreparedModel:
+        """Return a request of fixed shape, serialized but for its id and input."""
+        return PreparedModel(model, version, input_name, shape, outputs, artifact_sha256=artifact_sha256)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self.link.close()
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    return TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
