@@ -39,9 +39,9 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--grace-s", type=_positive_float, default=defaults.grace_s, metavar="S",
                      help="time calls in flight have to finish on SIGTERM (default: %(default)s)")  # fmt: skip
-    run.add_argument("--max-in-flight", type=_count, default=defaults.max_in_flight, metavar="N",
+    run.add_argument("--max-in-flight", type=count, default=defaults.max_in_flight, metavar="N",
                      help="most calls in flight; more are refused (default: %(default)s)")  # fmt: skip
-    run.add_argument("--max-streams", type=_count, default=defaults.max_streams, metavar="N",
+    run.add_argument("--max-streams", type=count, default=defaults.max_streams, metavar="N",
                      help="most streams open (default: %(default)s)")  # fmt: skip
     run.add_argument("--answer-margin-ms", type=_margin, default=DEFAULT_MARGIN_S * 1e3, metavar="MS",
                      help="time a call must have left to be started (default: %(default)s)")  # fmt: skip
@@ -99,7 +99,8 @@ def _port(text: str) -> int:
     return value
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Parse an option that counts something, 1 to 1000000."""
     value = int(text) if text.isdecimal() else 0
     if not 1 <= value <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text!r} is no count: give a whole number from 1 to 1000000")

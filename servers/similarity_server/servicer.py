@@ -1,0 +1,213 @@
+"""Speak tradeserve.similarity.v1: the only part of the server that sees protobuf answers."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+import numpy as np
+import structlog
+
+from server_runtime import errors
+from server_runtime.calls import arrival_ns
+from server_runtime.deadlines import DEFAULT_MARGIN_S, refuse_late
+from server_runtime.metrics import ServerMetrics
+from similarity_server.added import DeltaFullError
+from similarity_server.artifact import Provenance
+from similarity_server.index import StateIndex
+from similarity_server.requests import MAX_STATES_PER_CALL, parse_request_id, parse_search, parse_state
+from tradeserve.common.v1 import provenance_pb2
+from tradeserve.similarity.v1 import similarity_service_pb2 as pb
+from tradeserve.similarity.v1 import similarity_service_pb2_grpc as pb_grpc
+
+_log = structlog.get_logger()
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SimilarityService"].full_name
+_STREAM_METHOD = f"/{SERVICE_NAME}/StreamSearchNeighbors"
+_UNARY_METHOD = f"/{SERVICE_NAME}/SearchNeighbors"
+_NS = 1_000_000_000
+# Parsing this many states takes about as long as one search; then searches get their turn.
+_STATES_PER_TURN = 32
+
+
+class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
+    """Serves one index."""
+
+    def __init__(
+        self, index: StateIndex, metrics: ServerMetrics, *, margin_s: float = DEFAULT_MARGIN_S
+    ) -> None:
+        """Serve an index.
+
+        Args:
+            index: What is searched.
+            metrics: Where stages are counted.
+            margin_s: Time a search on the stream must have left to be started.
+        """
+        self._index = index
+        self._metrics = metrics
+        self._margin_s = margin_s
+        self._provenance = _provenance(index.card.provenance)
+        self._embedding_model = _provenance(index.card.embedding_model)
+
+    async def GetIndex(
+        self, request: pb.GetIndexRequest, context: grpc.aio.ServicerContext
+    ) -> pb.GetIndexResponse:
+        """Describe the index that is loaded."""
+        del context
+        self._check_name(request.index_name)
+        card = self._index.card
+        response = pb.GetIndexResponse(
+            provenance=self._provenance,
+            embedding_model=self._embedding_model,
+            dimension=card.dimension,
+            state_count=len(self._index),
+            horizon_bars=card.horizon_bars,
+        )
+        response.as_of_time.FromNanoseconds(self._index.as_of_ns)
+        return response
+
+    async def SearchNeighbors(
+        self, request: pb.SearchNeighborsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SearchNeighborsResponse:
+        """Search for one caller."""
+        del context  # the deadline was checked when the call came in
+        return self._search(request, arrival_ns(), _UNARY_METHOD)
+
+    async def StreamSearchNeighbors(
+        self,
+        request_iterator: AsyncIterator[pb.StreamSearchNeighborsRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> AsyncIterator[pb.StreamSearchNeighborsResponse]:
+        """Search over one stream; a search that fails leaves the stream open."""
+        del context
+        async for request in request_iterator:
+            yield self._search_on_stream(request, time.monotonic_ns())
+
+    async def AddStates(
+        self, request: pb.AddStatesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.AddStatesResponse:
+        """Add states to the index in memory, all or none."""
+        del context
+        parse_request_id(request.request_id)
+        self._check_name(request.index_name)
+        if len(request.states) > MAX_STATES_PER_CALL:
+            raise errors.InvalidFieldError(
+                "states", f"holds {len(request.states)} states: send at most {MAX_STATES_PER_CALL} per call"
+            )
+        dimension = self._index.card.dimension
+        states = []
+        embeddings = np.empty((len(request.states), dimension), dtype=np.float32)
+        for position, message in enumerate(request.states):
+            state, embeddings[position] = parse_state(message, dimension, position)
+            states.append(state)
+            if position % _STATES_PER_TURN == _STATES_PER_TURN - 1:
+                await asyncio.sleep(0)
+        try:
+            added = self._index.add(states, embeddings)
+        except DeltaFullError as e:
+            raise errors.OverloadedError(
+                f"{e}: add no more, or restart the server on an index that holds them", field="states"
+            ) from e
+        _log.info(
+            "states added in memory only",
+            request_id=request.request_id, added=added, sent=len(states), not_durable=self._index.added_count,
+        )  # fmt: skip
+        return pb.AddStatesResponse(
+            request_id=request.request_id, added_count=added, state_count=len(self._index)
+        )
+
+    def _search_on_stream(
+        self, request: pb.StreamSearchNeighborsRequest, start_ns: int
+    ) -> pb.StreamSearchNeighborsResponse:
+        code = "OK"
+        try:
+            left_s = None
+            if request.HasField("remaining_duration"):
+                left = request.remaining_duration
+                left_s = left.seconds + left.nanos / _NS
+            refuse_late(left_s, self._margin_s)
+            response = self._search(request.search, start_ns, _STREAM_METHOD)
+            if left_s is not None:
+                refuse_late(left_s - (time.monotonic_ns() - start_ns) / _NS, 0.0)
+            return pb.StreamSearchNeighborsResponse(search=response)
+        except errors.ServeError as e:
+            code = errors.code_of(e).name
+            return _refusal(request, e)
+        except Exception:  # noqa: BLE001 - the stream stays open for the other searches; it is logged
+            code = "INTERNAL"
+            _log.exception("search failed", request_id=request.search.request_id)
+            return _refusal(request, errors.InternalError("a fault of the server: its log has the cause"))
+        finally:
+            self._metrics.count_call(f"{_STREAM_METHOD} message", code)
+
+    def _search(
+        self, request: pb.SearchNeighborsRequest, since_ns: int, method: str
+    ) -> pb.SearchNeighborsResponse:
+        start_ns = time.monotonic_ns()
+        parse_request_id(request.request_id)
+        self._check_name(request.index_name)
+        self._check_version(request.index_version)
+        search = parse_search(request, self._index.card.dimension)
+        response = pb.SearchNeighborsResponse(request_id=request.request_id, provenance=self._provenance)
+        neighbors = response.neighbors
+        for match in self._index.search(search.query, search.count, search.before_ns):
+            state = match.state
+            neighbor = neighbors.add(
+                state_id=state.state_id,
+                similarity=match.similarity,
+                forward_return_bps=state.forward_return_bps,
+            )
+            neighbor.instrument.con_id = state.con_id
+            neighbor.instrument.symbol = state.symbol
+            neighbor.event_time.seconds, neighbor.event_time.nanos = divmod(state.event_ns, _NS)
+            neighbor.bar_duration.seconds, neighbor.bar_duration.nanos = divmod(state.bar_ns, _NS)
+        end_ns = time.monotonic_ns()
+        timing = response.timing
+        timing.queue_duration.seconds, timing.queue_duration.nanos = divmod(start_ns - since_ns, _NS)
+        timing.compute_duration.seconds, timing.compute_duration.nanos = divmod(end_ns - start_ns, _NS)
+        self._metrics.observe_stage(method, "queue", start_ns - since_ns)
+        self._metrics.observe_stage(method, "compute", end_ns - start_ns)
+        return response
+
+    def _check_name(self, name: str) -> None:
+        served = self._index.card.provenance.name
+        if name != served:
+            raise errors.NotFoundError(
+                f"no index {name[:64]!r} is loaded, only {served!r}",
+                field="index_name",
+                metadata={"served": served},
+            )
+
+    def _check_version(self, pinned: int) -> None:
+        served = self._index.card.provenance.version
+        if pinned < 0:
+            raise errors.InvalidFieldError(
+                "index_version", f"is {pinned}: pin a version from 1, or send 0 for any"
+            )
+        if pinned not in (0, served):
+            raise errors.WrongVersionError(
+                f"version {pinned} is pinned but version {served} is loaded: start the server on the pinned "
+                "version, or test the caller with the loaded one",
+                field="index_version",
+                metadata={"served": str(served)},
+            )
+
+
+def _refusal(
+    request: pb.StreamSearchNeighborsRequest, error: errors.ServeError
+) -> pb.StreamSearchNeighborsResponse:
+    return pb.StreamSearchNeighborsResponse(
+        # The caller matches answers by id, so a refusal carries it too; an absurdly long one is cut.
+        search=pb.SearchNeighborsResponse(request_id=request.search.request_id[:64]),
+        status_code=errors.code_number(error),
+        status_message=str(error),
+    )
+
+
+def _provenance(of: Provenance) -> provenance_pb2.ModelProvenance:
+    return provenance_pb2.ModelProvenance(
+        model_name=of.name,
+        model_version=of.version,
+        artifact_sha256=of.artifact_sha256,
+        export_commit=of.export_commit,
+    )
