@@ -13,7 +13,7 @@ class Within:
     high: float
 
     def __str__(self) -> str:
-        return f"a number from {self.low:g} to {self.high:g}"
+        return f"from {self.low:.10g} to {self.high:.10g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,4 +23,4 @@ class OneOf:
     words: tuple[str, ...]
 
     def __str__(self) -> str:
-        return "one of " + ", ".join(f'"{word}"' for word in self.words)
+        return "that is one of " + ", ".join(f'"{word}"' for word in self.words)
