@@ -6,6 +6,7 @@ Rules that hold whatever happens:
 - A position is closed only after the orders that protect it are confirmed cancelled, so that no
   stop can fill on top of the exit; when the confirmation does not come, the stop stays.
 - A position without a working stop is closed.
+- After a kill nothing is sent at all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import StrEnum
 from typing import Protocol
 
 import structlog
@@ -22,7 +24,7 @@ import uuid_utils
 from journal.errors import JournalError
 from journal.rows import OrderEventRow
 from strategy.adapters.errors import BrokerError
-from strategy.core.values import OrderEvent, OrderIntent, Purpose, Side, WorkingOrder, intent_id_of
+from strategy.core.values import OrderEvent, OrderIntent, Purpose, Side, intent_id_of
 from strategy.ports import Broker, BrokerSnapshot, Clock, Journal
 from strategy.recording import intent_row, order_event_row
 from strategy.trading_state import TradingGate
@@ -33,13 +35,29 @@ _DONE = frozenset({"Filled", "Cancelled", "ApiCancelled", "Inactive"})
 _CANCEL_TIMEOUT_S = 3.0
 
 
+class Role(StrEnum):
+    """What a working order is for."""
+
+    ENTRY = "entry"
+    EXIT = "exit"
+    STOP = "stop"
+    TARGET = "target"
+
+
 @dataclass(slots=True)
 class _Working:
-    """What is known of one order that may still fill."""
+    """What is known of one order that may still fill.
+
+    Attributes:
+        bars: Bars closed since it was sent.
+    """
 
     order_ref: str
     con_id: int
+    role: Role
     quantity: Decimal
+    limit_price: float = 0.0
+    stop_price: float = 0.0
     bars: int = 0
 
 
@@ -81,9 +99,28 @@ class OrderDesk:
         """Return the references of the orders that may still fill."""
         return [order.order_ref for order in self._working.values() if order.con_id == con_id]
 
-    def busy(self, con_id: int) -> bool:
-        """Whether an entry or an exit is under way."""
-        return con_id in self._closing or con_id in self._entering or bool(self._pending_entry(con_id))
+    def entry_working(self, con_id: int) -> bool:
+        """Whether an entry is on its way or open."""
+        return con_id in self._entering or self._find(con_id, Role.ENTRY) is not None
+
+    def exit_working(self, con_id: int) -> bool:
+        """Whether an exit is on its way or open."""
+        return con_id in self._closing or self._find(con_id, Role.EXIT) is not None
+
+    def stop_price(self, con_id: int) -> float:
+        """Return the trigger of the stop that protects a position; 0 when there is none."""
+        stop = self._find(con_id, Role.STOP)
+        return stop.stop_price if stop else 0.0
+
+    def entering_notional(self) -> float:
+        """Return the notional of the open entries, at their limits."""
+        entries = (order for order in self._working.values() if order.role is Role.ENTRY)
+        return sum(float(order.quantity) * order.limit_price for order in entries)
+
+    def entering(self) -> frozenset[int]:
+        """Return the instruments in which an entry is on its way or open."""
+        open_entries = {order.con_id for order in self._working.values() if order.role is Role.ENTRY}
+        return frozenset(self._entering | open_entries)
 
     async def enter(self, intent: OrderIntent, not_after_ns: int, on_durable: Callable[[], None]) -> str:
         """Send a bracket.
@@ -113,41 +150,65 @@ class OrderDesk:
         finally:
             self._entering.discard(intent.con_id)
 
-    async def close(self, con_id: int, symbol: str, purpose: Purpose, decision_id: str) -> bool:
+    async def close(
+        self, con_id: int, symbol: str, purpose: Purpose, decision_id: str, limit_price: Decimal | None = None
+    ) -> str:
         """Close a position: cancel what protects it, wait until that is confirmed, send the exit.
 
+        Args:
+            con_id: Instrument.
+            symbol: For people.
+            purpose: EXIT or FLATTEN.
+            decision_id: What caused it; "" for a flatten.
+            limit_price: Of the exit; None for a market order.
+
         Returns:
-            Whether the position is flat or an exit was sent.
+            "" when the position is flat or an exit was sent, else why not.
         """
         if con_id in self._closing:
-            return True
-        if not self.gate.may_exit:
-            return False
+            return ""
+        if self.gate.killed or not self.gate.may_exit:
+            return f"{self.gate.state}: {self.gate.reason}"
         self._closing.add(con_id)
         try:
-            return await self._close(con_id, symbol, purpose, decision_id)
+            return await self._close(con_id, symbol, purpose, decision_id, limit_price)
         finally:
             self._closing.discard(con_id)
 
     async def keep_protected(self, con_id: int, symbol: str) -> None:
-        """After a bar: cancel an entry that did not fill, close a position that has no stop."""
-        entry = self._pending_entry(con_id)
-        if entry is not None:
-            entry.bars += 1
-            if entry.bars >= 2:  # noqa: PLR2004 - sent on one bar, still open after the next
-                self.broker.cancel(entry.order_ref)
-            return
-        if self.busy(con_id) or not self.gate.may_exit:
+        """After a bar: cancel what did not fill, close a position that has no stop."""
+        for order in [order for order in self._working.values() if order.con_id == con_id]:
+            order.bars += 1
+            if (
+                order.role in (Role.ENTRY, Role.EXIT) and order.bars >= 2
+            ):  # sent on one bar, open after the next
+                self.broker.cancel(order.order_ref)
+        if (
+            self.entry_working(con_id)
+            or self.exit_working(con_id)
+            or self.gate.killed
+            or not self.gate.may_exit
+        ):
             return
         held = self.position_of(con_id)
         if not held:
-            for ref in self.working(con_id):  # children without a position must not open one
+            for ref in self.working(con_id):  # a child without a position must not open one
                 self.broker.cancel(ref)
             return
-        stops = [order for order in self._working.values() if order.con_id == con_id and order.order_ref.endswith("/S")]
+        stops = [
+            order for order in self._working.values() if order.con_id == con_id and order.role is Role.STOP
+        ]
         if sum(order.quantity for order in stops) != abs(held):
-            self.watcher.on_trouble("unprotected", con_id, f"{symbol} {held:+} has no stop of that size; closing it")
+            self.watcher.on_trouble(
+                "unprotected", con_id, f"{symbol} {held:+} has no stop of that size; closing it"
+            )
             await self.close(con_id, symbol, Purpose.FLATTEN, "")
+
+    def cancel_entries(self) -> None:
+        """Ask to cancel every entry that has not filled."""
+        for order in tuple(self._working.values()):
+            if order.role is Role.ENTRY:
+                self.broker.cancel(order.order_ref)
 
     def cancel_all(self) -> int:
         """Ask to cancel everything; return how many were known."""
@@ -161,7 +222,9 @@ class OrderDesk:
         elif intent_id_of(event.order_ref):
             order = self._working.get(event.order_ref)
             if order is None:
-                order = self._working[event.order_ref] = _Working(event.order_ref, event.con_id, event.remaining)
+                role = self._role(event.order_ref, event.con_id)
+                order = _Working(event.order_ref, event.con_id, role, event.remaining)
+                self._working[event.order_ref] = order
             order.quantity = event.remaining
         self._changed.set()
 
@@ -174,39 +237,51 @@ class OrderDesk:
             )
             del self._working[ref]
         for ref, order in named.items():
-            known = self._working.setdefault(ref, _Working(ref, order.con_id, _remaining(order)))
-            known.quantity = _remaining(order)
+            role = self._role(ref, order.con_id, order.side)
+            known = self._working.setdefault(ref, _Working(ref, order.con_id, role, Decimal(0)))
+            known.quantity = order.quantity - order.filled
+            known.limit_price, known.stop_price = order.limit_price, order.stop_price
         foreign = [order for order in snapshot.working_orders if not intent_id_of(order.order_ref)]
         if foreign:
-            names = ", ".join(f"{order.side} {order.quantity} (permId {order.perm_id})" for order in foreign[:5])
+            names = ", ".join(
+                f"{order.side} {order.quantity} (permId {order.perm_id})" for order in foreign[:5]
+            )
             self.watcher.on_trouble("foreign orders", 0, f"{len(foreign)} open orders are not ours: {names}")
         self._changed.set()
 
-    async def _close(self, con_id: int, symbol: str, purpose: Purpose, decision_id: str) -> bool:
+    async def _close(
+        self, con_id: int, symbol: str, purpose: Purpose, decision_id: str, limit_price: Decimal | None
+    ) -> str:
         held = self.position_of(con_id)
         refs = self.working(con_id)
-        if not held and not refs:
-            return True
         intent: OrderIntent | None = None
         if held:
-            intent = await self._durable_exit(con_id, symbol, purpose, decision_id, held)
+            intent = await self._durable_exit(con_id, symbol, purpose, decision_id, held, limit_price)
             if intent is None:
-                return False  # its stop stays where it is
+                return "intent not recorded"  # its stop stays where it is
         for ref in refs:
             self.broker.cancel(ref)
         if not await self._cancelled(con_id):
             left = ", ".join(self.working(con_id))
-            self.watcher.on_trouble("cancel not confirmed", con_id, f"{symbol}: {left} may still fill; exit not sent")
-            return False
+            self.watcher.on_trouble(
+                "cancel not confirmed", con_id, f"{symbol}: {left} may still fill; exit not sent"
+            )
+            return "cancel of its stop not confirmed"
         now_held = self.position_of(con_id)
         if not now_held:
-            return True
+            return ""
         if intent is None or now_held != held:
-            intent = await self._durable_exit(con_id, symbol, purpose, decision_id, now_held)
-        return intent is not None and not self._send(intent)
+            intent = await self._durable_exit(con_id, symbol, purpose, decision_id, now_held, limit_price)
+        return "intent not recorded" if intent is None else self._send(intent)
 
     async def _durable_exit(
-        self, con_id: int, symbol: str, purpose: Purpose, decision_id: str, held: Decimal
+        self,
+        con_id: int,
+        symbol: str,
+        purpose: Purpose,
+        decision_id: str,
+        held: Decimal,
+        limit_price: Decimal | None,
     ) -> OrderIntent | None:
         intent = OrderIntent(
             intent_id=uuid_utils.uuid7().hex,
@@ -216,7 +291,7 @@ class OrderDesk:
             side=Side.SELL if held > 0 else Side.BUY,
             purpose=purpose,
             quantity=abs(held),
-            limit_price=None,
+            limit_price=limit_price,
             stop_price=None,
             take_profit_price=None,
             created_ns=self.clock.wall_ns(),
@@ -239,24 +314,39 @@ class OrderDesk:
                 return not self.working(con_id)
         return True
 
-    def _pending_entry(self, con_id: int) -> _Working | None:
+    def _find(self, con_id: int, role: Role) -> _Working | None:
         for order in self._working.values():
-            if order.con_id == con_id and order.order_ref.endswith("/E"):
+            if order.con_id == con_id and order.role is role:
                 return order
         return None
 
+    def _role(self, order_ref: str, con_id: int, side: Side | None = None) -> Role:
+        """Tell an order's role from its reference; one that reduces the position is an exit."""
+        leg = order_ref.rsplit("/", 1)[-1]
+        if leg != "E":
+            return Role.STOP if leg == "S" else Role.TARGET
+        held = self.position_of(con_id)
+        reduces = (side is Side.SELL and held > 0) or (side is Side.BUY and held < 0)
+        return Role.EXIT if reduces else Role.ENTRY
+
     def _send(self, intent: OrderIntent) -> str:
         # Known before the first answer can come, so that nothing is sent on top of it.
-        legs = [(intent.entry_ref, True), (intent.stop_ref, intent.stop_price is not None)]
-        legs.append((intent.take_profit_ref, intent.take_profit_price is not None))
-        for ref, exists in legs:
-            if exists:
-                self._working[ref] = _Working(ref, intent.con_id, intent.quantity)
+        role = Role.ENTRY if intent.purpose is Purpose.ENTRY else Role.EXIT
+        limit_price = float(intent.limit_price or 0)
+        legs = [_Working(intent.entry_ref, intent.con_id, role, intent.quantity, limit_price)]
+        if intent.stop_price is not None:
+            stop = _Working(intent.stop_ref, intent.con_id, Role.STOP, intent.quantity)
+            stop.stop_price = float(intent.stop_price)
+            legs.append(stop)
+        if intent.take_profit_price is not None:
+            legs.append(_Working(intent.take_profit_ref, intent.con_id, Role.TARGET, intent.quantity))
+        for leg in legs:
+            self._working[leg.order_ref] = leg
         try:
             self.broker.place(intent)
         except BrokerError as error:
-            for ref, _ in legs:
-                self._working.pop(ref, None)
+            for leg in legs:
+                self._working.pop(leg.order_ref, None)
             self.watcher.on_trouble("order refused", intent.con_id, str(error))
             return f"order not sent: {error}"
         self.journal.record(
@@ -276,7 +366,3 @@ class OrderDesk:
         )
         self.watcher.on_intent_sent(intent)
         return ""
-
-
-def _remaining(order: WorkingOrder) -> Decimal:
-    return order.quantity - order.filled

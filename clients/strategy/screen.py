@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TextIO
 
@@ -142,7 +142,7 @@ class Screen:
 
 
 def _time(event_ns: int) -> str:
-    moment = datetime.fromtimestamp(event_ns / 1e9, timezone.utc)
+    moment = datetime.fromtimestamp(event_ns / 1e9, UTC)
     return moment.strftime("%Y-%m-%d" if not moment.hour and not moment.minute else "%m-%d %H:%M")
 
 

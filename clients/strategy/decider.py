@@ -1,0 +1,199 @@
+"""One closed bar becomes one recorded decision, and perhaps one order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uuid_utils
+
+from journal.rows import DecisionRow
+from market.events import Bar
+from market.indicators import average_true_range, move_band_bps
+from strategy import recording
+from strategy.core.decision import (
+    Decision,
+    DecisionInput,
+    DecisionRules,
+    checks_to_json,
+    input_to_json,
+    make_decision,
+)
+from strategy.core.ensemble import neighbors_outcome
+from strategy.core.policy import PolicyState
+from strategy.core.risk import BracketPlan, RiskState
+from strategy.core.values import OrderIntent, Probabilities, Purpose, Side
+from strategy.ledger import StageClock
+from strategy.market_view import MarketView
+from strategy.orders import OrderDesk
+from strategy.ports import Clock, Forecast, Forecaster, ForecastReply, ForecastRequest, Journal
+from tradeserve_client.answers import Answer, NoAnswer, Outcome
+
+_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision and what became of it.
+
+    Attributes:
+        decision_id: UUIDv7.
+        bar: What caused it.
+        decision: Ensemble, policy and risk.
+        side: What was done: HOLD also where an entry was refused or could not be sent.
+        reason: Why, in one sentence.
+        reply: Of the services.
+        clock: Where the time went.
+    """
+
+    decision_id: str
+    bar: Bar
+    decision: Decision
+    side: Side
+    reason: str
+    reply: ForecastReply
+    clock: StageClock
+
+
+@dataclass(slots=True)
+class Decider:
+    """Asks, decides, acts, records.
+
+    Attributes:
+        rules: Weights and limits of the run.
+        budget_ms: From the bar on the socket to the order on the socket.
+        market: Windows and quotes.
+        forecaster: Asks the services.
+        desk: Sends orders.
+        journal: Records.
+        clock: Of the budget.
+        policy_state: Makes the policy's input at this moment.
+        risk_state: Makes the risk checks' input at this moment, given the average true range.
+    """
+
+    rules: DecisionRules
+    budget_ms: float
+    market: MarketView
+    forecaster: Forecaster
+    desk: OrderDesk
+    journal: Journal
+    clock: Clock
+    policy_state: Callable[[Bar], PolicyState]
+    risk_state: Callable[[Bar, float], RiskState]
+
+    async def decide(self, bar: Bar) -> Decided:
+        """Make the decision of one bar; the window is full."""
+        stages = StageClock(bar.receive_ns)
+        window = self.market.windows[bar.con_id].as_array()
+        request = ForecastRequest(uuid_utils.uuid7().hex, bar.con_id, window, bar.end_ns, bar.receive_ns)
+        stages.mark("window", self.clock.monotonic_ns())
+
+        reply = await self.forecaster.forecast(request)
+        stages.mark("forecasts", self.clock.monotonic_ns())
+
+        limits = self.rules.ensemble
+        votes: dict[str, Outcome[Probabilities]] = {
+            name: _vote(outcome) for name, outcome in reply.forecasts.items() if name in self.rules.weights
+        }
+        if recording.NEIGHBORS in self.rules.weights:
+            band_bps = move_band_bps(window, limits.horizon_bars, limits.band_sigmas)
+            votes[recording.NEIGHBORS] = neighbors_outcome(
+                reply.neighbors, band_bps, self.market.bar_size_s, limits
+            )
+        atr = average_true_range(window, self.rules.risk.atr_period_bars)
+        given = DecisionInput(votes, self.policy_state(bar), self.risk_state(bar, atr))
+        decision = make_decision(given, self.rules)
+        stages.mark("decide", self.clock.monotonic_ns())
+
+        side, reason = await self._act(request, bar, decision, stages)
+        self._record(request, given, decision, side, reason, reply, stages)
+        return Decided(request.decision_id, bar, decision, side, reason, reply, stages)
+
+    async def _act(
+        self, request: ForecastRequest, bar: Bar, decision: Decision, stages: StageClock
+    ) -> tuple[Side, str]:
+        signal = decision.signal
+        if decision.exit is not None:
+            problem = await self.desk.close(
+                bar.con_id,
+                self.market.symbol(bar.con_id),
+                Purpose.EXIT,
+                request.decision_id,
+                decision.exit.limit_price,
+            )
+            return (
+                (Side.HOLD, f"{signal.reason}; exit not sent: {problem}")
+                if problem
+                else (signal.side, signal.reason)
+            )
+        if decision.verdict is None:
+            return Side.HOLD, signal.reason
+        if decision.verdict.plan is None:
+            return Side.HOLD, f"{signal.reason}; risk: {decision.verdict.refusal}"
+        intent = self._intent(request, decision.verdict.plan)
+        not_after_ns = bar.receive_ns + int(self.budget_ms * _MS)
+        problem = await self.desk.enter(
+            intent, not_after_ns, lambda: stages.mark("intent", self.clock.monotonic_ns())
+        )
+        if problem:
+            return Side.HOLD, f"{signal.reason}; entry not sent: {problem}"
+        stages.mark("order", self.clock.monotonic_ns())
+        return signal.side, signal.reason
+
+    def _intent(self, request: ForecastRequest, plan: BracketPlan) -> OrderIntent:
+        return OrderIntent(
+            intent_id=uuid_utils.uuid7().hex,
+            decision_id=request.decision_id,
+            con_id=request.con_id,
+            symbol=self.market.symbol(request.con_id),
+            side=plan.side,
+            purpose=Purpose.ENTRY,
+            quantity=plan.quantity,
+            limit_price=plan.limit_price,
+            stop_price=plan.stop_price,
+            take_profit_price=plan.take_profit_price,
+            created_ns=self.clock.wall_ns(),
+        )
+
+    def _record(
+        self,
+        request: ForecastRequest,
+        given: DecisionInput,
+        decision: Decision,
+        side: Side,
+        reason: str,
+        reply: ForecastReply,
+        stages: StageClock,
+    ) -> None:
+        probabilities = decision.consensus.probabilities
+        self.journal.record(
+            DecisionRow(
+                decision_id=request.decision_id,
+                con_id=request.con_id,
+                event_ns=request.event_ns,
+                decided_ns=self.clock.wall_ns(),
+                side=side.value,
+                purpose=decision.signal.purpose.value if decision.signal.purpose else None,
+                strength=decision.signal.strength,
+                reason=reason,
+                down_probability=probabilities.down if probabilities else None,
+                flat_probability=probabilities.flat if probabilities else None,
+                up_probability=probabilities.up if probabilities else None,
+                weights=dict(decision.consensus.weights),
+                missing=dict(decision.consensus.missing),
+                risk_checks=checks_to_json(decision.verdict),
+                state=input_to_json(given),
+                ledger=dict(stages.spans),
+                budget_ns=int(self.budget_ms * _MS),
+                window=request.window.astype("<f4").tobytes(),
+            )
+        )
+        for row in recording.call_rows(request, reply):
+            self.journal.record(row)
+        if isinstance(reply.neighbors, Answer):
+            for neighbor in recording.neighbor_rows(request.decision_id, reply.neighbors.value):
+                self.journal.record(neighbor)
+
+
+def _vote(outcome: Outcome[Forecast]) -> Outcome[Probabilities]:
+    return outcome if isinstance(outcome, NoAnswer) else Answer(outcome.value.probabilities, outcome.call)

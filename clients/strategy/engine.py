@@ -1,0 +1,501 @@
+"""The loop: a bar closes, the services are asked, a decision is made, an order goes out, all is recorded.
+
+One engine runs one strategy on one asyncio loop. It knows the outside world only through ports, so
+that tests, replays and backtests run the same code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import structlog
+
+from journal.rows import RiskEventRow
+from market.events import Bar, BookSnapshot, Quote, Trade
+from strategy import recording
+from strategy.core.decision import DecisionRules
+from strategy.core.policy import PolicyState
+from strategy.core.risk import RiskState, halts
+from strategy.core.values import Account, Commission, Fill, OrderEvent, OrderIntent, Position, Purpose
+from strategy.decider import Decided, Decider
+from strategy.ledger import RunLedger
+from strategy.market_view import MarketView
+from strategy.orders import OrderDesk
+from strategy.portfolio import Portfolio
+from strategy.ports import (
+    Broker,
+    BrokerSnapshot,
+    Clock,
+    ConnectionState,
+    Forecaster,
+    Journal,
+    LateAnswer,
+    MarketFeed,
+    VoterInfo,
+)
+from strategy.screen import BarSummary, Screen
+from strategy.status import DecisionFeed, DecisionView, ServiceView, StatusView
+from strategy.trading_state import TradingGate, TradingState
+from tradeserve_client.answers import Answer, Outcome, Reason
+
+_log = structlog.get_logger(__name__)
+
+_HOUSEKEEPING_S = 0.5
+_LAST_ORDERS_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What the engine needs to know of its configuration.
+
+    Attributes:
+        run_id: UUIDv7.
+        symbols: To trade.
+        trading_mode: "paper" or "live".
+        live_confirmed: A person confirmed live trading for this run.
+        budget_ms: Bar on the socket to order on the socket.
+        kill_file: Its existence kills; None for none.
+    """
+
+    run_id: str
+    symbols: Sequence[str]
+    trading_mode: str
+    live_confirmed: bool
+    budget_ms: float
+    kill_file: Path | None
+
+
+class Engine:
+    """Runs a strategy; implements the feed's, the broker's and the desk's listeners.
+
+    Args:
+        settings: Of this run.
+        rules: Weights and limits.
+        market: Empty view of the market.
+        clock, feed, broker, forecaster, journal: The outside world.
+        gate: Whether orders may go out.
+        screen: For a person.
+        rows: Tells how many rows are recorded and how many wait; for the screen.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        rules: DecisionRules,
+        market: MarketView,
+        *,
+        clock: Clock,
+        feed: MarketFeed,
+        broker: Broker,
+        forecaster: Forecaster,
+        journal: Journal,
+        gate: TradingGate,
+        screen: Screen,
+        rows: Callable[[], tuple[int, int]],
+    ) -> None:
+        self.ledger = RunLedger()
+        self.portfolio = Portfolio()
+        self.decisions = DecisionFeed()
+        self.voters: Sequence[VoterInfo] = ()
+        self._settings = settings
+        self._rules = rules
+        self._market = market
+        self._clock = clock
+        self._feed = feed
+        self._broker = broker
+        self._forecaster = forecaster
+        self._journal = journal
+        self._gate = gate
+        self._screen = screen
+        self._rows = rows
+        self._desk = OrderDesk(broker, journal, gate, clock, self.portfolio.quantity, self)
+        self._decider = Decider(
+            rules,
+            settings.budget_ms,
+            market,
+            forecaster,
+            self._desk,
+            journal,
+            clock,
+            self._policy_state,
+            self._risk_state,
+        )
+        self._start_ns = clock.wall_ns()
+        self._early_bars: list[Bar] | None = []
+        self._busy: dict[int, asyncio.Task[None]] = {}
+        self._finished: set[int] = set()
+        self._stop = asyncio.Event()
+        self._moved = asyncio.Event()
+
+    async def run(self) -> None:
+        """Trade until the run's end, or until stop().
+
+        Raises:
+            BrokerError, FeedError, ContractError: It can't begin; the message says what to do.
+        """
+        self.voters = await self._forecaster.start()
+        self._screen.voters(self.voters)
+        await self._broker.connect(self)
+        instruments = await self._feed.resolve(self._settings.symbols)
+        self._market.add(instruments)
+        for instrument in instruments:
+            self._journal.record(recording.instrument_row(instrument))
+        history = await self._feed.subscribe(instruments, self)
+        self._market.seed(history)
+        for bars in history.values():
+            for bar in bars:
+                self._journal.record(recording.bar_row(bar))
+        for instrument in instruments:
+            self._market.sessions[instrument.con_id] = self._feed.trading_hours(instrument.con_id)
+        self._gate.started()
+        early, self._early_bars = self._early_bars or [], None
+        for bar in early:
+            self.on_bar(bar)
+        housekeeping = asyncio.create_task(self._keep_house())
+        try:
+            await self._stop.wait()
+        finally:
+            housekeeping.cancel()
+            await asyncio.gather(housekeeping, *self._busy.values(), return_exceptions=True)
+            await self._leave()
+
+    def stop(self) -> None:
+        """End the run; entries are cancelled, positions keep their stops."""
+        self._stop.set()
+
+    # --- market -----------------------------------------------------------------------------------
+
+    def on_bar(self, bar: Bar) -> None:
+        """A bar closed."""
+        if self._early_bars is not None:
+            self._early_bars.append(bar)  # bounded by the time the history takes to come
+            return
+        self._journal.record(recording.bar_row(bar))
+        problem = self._market.windows[bar.con_id].append(bar)
+        if problem is not None:
+            self.on_trouble("bar rejected", bar.con_id, f"{self._market.symbol(bar.con_id)}: {problem}")
+            return
+        self.portfolio.on_bar(bar.con_id, bar.close)
+        if bar.receive_ns == 0:
+            return  # came with a gap's history: too old to act on
+        if bar.con_id in self._busy:
+            self.on_trouble(
+                "overrun", bar.con_id, "the last bar's decision is still being made; this one is skipped"
+            )
+            return
+        task = asyncio.create_task(self._on_closed_bar(bar))
+        self._busy[bar.con_id] = task
+        task.add_done_callback(lambda done: self._bar_done(bar.con_id, done))
+
+    def on_quote(self, quote: Quote) -> None:
+        """Best bid or ask changed."""
+        self._market.quotes[quote.con_id] = quote
+        if quote.mid_price:
+            self.portfolio.mark(quote.con_id, quote.mid_price)
+        self._journal.record(recording.quote_row(quote))
+
+    def on_trade(self, trade: Trade) -> None:
+        """A print came."""
+        self._journal.record(recording.trade_row(trade))
+
+    def on_book(self, book: BookSnapshot) -> None:
+        """The order book changed."""
+        self._journal.record(recording.book_row(book))
+
+    def on_data_type(self, con_id: int, live: bool) -> None:
+        """Data became delayed or live."""
+        self._market.set_live(con_id, live)
+        if not live:
+            self.on_trouble(
+                "delayed data", con_id, f"{self._market.symbol(con_id)}: no entries on delayed data"
+            )
+
+    def on_halt(self, con_id: int, halted: bool) -> None:
+        """Trading was halted or resumed."""
+        self._market.set_halted(con_id, halted)
+        self.on_trouble("halt", con_id, f"{self._market.symbol(con_id)} {'halted' if halted else 'resumed'}")
+
+    # --- broker -----------------------------------------------------------------------------------
+
+    def on_connection(self, state: ConnectionState, reason: str) -> None:
+        """The connection to the gateway changed."""
+        self._gate.connection(state, reason)
+
+    def on_reconciled(self, snapshot: BrokerSnapshot) -> None:
+        """The broker told everything it knows."""
+        for fill in snapshot.fills:
+            self._journal.record(recording.fill_row(fill))
+        for commission in snapshot.commissions:
+            self._journal.record(recording.commission_row(commission))
+        for difference in self.portfolio.on_reconciled(snapshot, self._clock.wall_ns()):
+            self.on_trouble("position differs", difference.con_id, str(difference))
+        for position in snapshot.positions:
+            self._journal.record(recording.position_row(position, self._clock.wall_ns()))
+        self._desk.on_reconciled(snapshot)
+
+    def on_order(self, event: OrderEvent) -> None:
+        """An order changed."""
+        self._desk.on_order(event)
+        if event.error_code or event.status in ("Cancelled", "Inactive", "Unconfirmed"):
+            self._screen.order(self._market.symbol(event.con_id), event)
+
+    def on_fill(self, fill: Fill) -> None:
+        """An execution came."""
+        self._journal.record(recording.fill_row(fill))
+        if not self.portfolio.on_fill(fill):
+            return
+        self.ledger.fills += 1
+        held = self.portfolio.book.state(fill.con_id)
+        self._moved.set()
+        self._screen.fill(fill, held.quantity)
+        position = Position(fill.con_id, fill.symbol, held.quantity, float(held.average_price))
+        self._journal.record(recording.position_row(position, fill.event_ns))
+
+    def on_commission(self, commission: Commission) -> None:
+        """The cost of an execution came."""
+        self.portfolio.on_commission(commission)
+        self._journal.record(recording.commission_row(commission))
+
+    def on_position(self, position: Position) -> None:
+        """The broker reports a position; it is compared at the next reconciliation."""
+
+    def on_account(self, account: Account) -> None:
+        """Account figures changed."""
+        self.portfolio.on_account(account)
+
+    # --- orders and services ----------------------------------------------------------------------
+
+    def on_intent_sent(self, intent: OrderIntent) -> None:
+        """An order went out."""
+        self.ledger.orders += 1
+        legs = 1 + (intent.stop_price is not None) + (intent.take_profit_price is not None)
+        self.portfolio.rate.record(self._clock.wall_ns(), legs)
+        self._screen.intent(intent)
+
+    def on_trouble(self, kind: str, con_id: int, detail: str) -> None:
+        """Something a person should know."""
+        _log.warning(kind, con_id=con_id, detail=detail)
+        self._screen.attention(f"{kind}: {detail}")
+        self._journal.record(RiskEventRow(kind, con_id, self._clock.wall_ns(), detail))
+
+    def on_late(self, late: LateAnswer) -> None:
+        """An answer came after its deadline; it is written down and never used."""
+        self.ledger.service(late.service).late_reported += 1
+        self._journal.record(recording.late_row(late))
+
+    def on_state(self, state: TradingState, reason: str) -> None:
+        """The gate changed."""
+        self.on_trouble("state", 0, f"{state}{': ' + reason if reason else ''}")
+
+    # --- control ----------------------------------------------------------------------------------
+
+    def status(self) -> StatusView:
+        """Return the state of the run."""
+        targets = {voter.name: voter.target for voter in self.voters}
+        services = [
+            ServiceView(name, targets.get(name, ""), tally.in_time, tally.missing.total(), tally.last_missing)
+            for name, tally in sorted(self.ledger.services.items())
+        ]
+        return StatusView(
+            run_id=self._settings.run_id,
+            mode=self._settings.trading_mode,
+            state=self._gate.state,
+            reason=self._gate.reason,
+            equity=self.portfolio.equity,
+            pnl=self.portfolio.money().net,
+            drawdown_bps=self.portfolio.drawdown_pct * 100,
+            decisions=self.ledger.decisions.total(),
+            orders=self.ledger.orders,
+            start_ns=self._start_ns,
+            services=services,
+        )
+
+    def open_positions(self) -> Sequence[tuple[Position, float]]:
+        """Return what is held, each with the price of its stop."""
+        return [(held, self._desk.stop_price(held.con_id)) for held in self.portfolio.open_positions()]
+
+    def pause(self, reason: str) -> TradingState:
+        """Stop entries."""
+        self._gate.pause(reason)
+        self._desk.cancel_entries()
+        return self._gate.state
+
+    def resume(self, reason: str) -> TradingState:
+        """Allow entries again."""
+        self._gate.resume()
+        _log.info("resumed", reason=reason)
+        return self._gate.state
+
+    def kill(self, reason: str) -> int:
+        """Cancel every order, send none, until a person resets it."""
+        self._gate.kill(reason)
+        return self._desk.cancel_all() if self._gate.may_exit else 0
+
+    def reset_kill(self, reason: str) -> TradingState:
+        """Unlatch the kill switch; the strategy is paused afterwards."""
+        self._gate.reset_kill()
+        self.on_trouble("kill reset", 0, reason)
+        return self._gate.state
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    async def _on_closed_bar(self, bar: Bar) -> None:
+        symbol = self._market.symbol(bar.con_id)
+        window = self._market.windows[bar.con_id]
+        if window.ready:
+            decided = await self._decider.decide(bar)
+            self._count(decided)
+            self._show(decided, symbol)
+        else:
+            self._screen.attention(
+                f"{symbol}: {len(window)} of {self._market.window_bars} bars, no decision yet"
+            )
+        await self._desk.keep_protected(bar.con_id, symbol)
+        await self._halt_on_losses(bar)
+
+    def _bar_done(self, con_id: int, task: asyncio.Task[None]) -> None:
+        self._busy.pop(con_id, None)
+        bar = self._market.windows[con_id].last_bar
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("decision failed", con_id=con_id, exc_info=error)
+            self.on_trouble("decision failed", con_id, f"{type(error).__name__}: {error}")
+        if bar is not None and self._market.until_ns is not None and bar.end_ns >= self._market.until_ns:
+            self._finished.add(con_id)
+            if self._finished >= set(self._market.instruments):
+                self._stop.set()
+        if bar is not None and not self._busy:
+            self._summarise(bar)
+
+    def _count(self, decided: Decided) -> None:
+        quorum = decided.decision.consensus.probabilities is not None
+        budget_ns = int(self._settings.budget_ms * 1e6)
+        self.ledger.add_decision(decided.side.value, decided.clock, quorum=quorum, budget_ns=budget_ns)
+        answers: dict[str, Outcome[object]] = dict(decided.reply.forecasts)
+        answers[recording.NEIGHBORS] = decided.reply.neighbors
+        for name, outcome in answers.items():
+            if isinstance(outcome, Answer):
+                self.ledger.add_answer(name, outcome.call.round_trip_ns)
+            elif outcome.reason is not Reason.OFF:
+                self.ledger.add_missing(name, outcome.reason.value, outcome.detail)
+
+    def _show(self, decided: Decided, symbol: str) -> None:
+        consensus = decided.decision.consensus
+        self._screen.decision(
+            symbol,
+            decided.bar.end_ns,
+            decided.side,
+            consensus,
+            decided.reply,
+            decided.clock,
+            self._settings.budget_ms,
+            decided.reason,
+        )
+        self.decisions.add(
+            DecisionView(
+                decided.decision_id,
+                decided.bar.con_id,
+                symbol,
+                decided.bar.end_ns,
+                decided.side,
+                consensus.probabilities,
+                decided.reason,
+                consensus.missing,
+                decided.clock.total_ns / 1e6,
+            )
+        )
+
+    def _summarise(self, bar: Bar) -> None:
+        recorded, waiting = self._rows()
+        self._screen.summary(
+            BarSummary(
+                event_ns=bar.end_ns,
+                positions={held.symbol: held.quantity for held in self.portfolio.open_positions()},
+                pnl=self.portfolio.money().net,
+                drawdown_pct=self.portfolio.drawdown_pct,
+                rows_recorded=recorded,
+                rows_waiting=waiting,
+            )
+        )
+
+    async def _halt_on_losses(self, bar: Bar) -> None:
+        breached = halts(self._risk_state(bar, 0.0), self._rules.risk)
+        if not breached or self._gate.state is TradingState.HALTED:
+            return
+        self._gate.halt(
+            "; ".join(f"{check.name} {check.value:.2f}, limit {check.limit:g}" for check in breached)
+        )
+        self._desk.cancel_entries()
+        if self._rules.risk.flatten_on_halt:
+            await self._flatten()
+
+    async def _flatten(self) -> None:
+        for held in self.portfolio.open_positions():
+            await self._desk.close(held.con_id, held.symbol, Purpose.FLATTEN, "")
+
+    async def _keep_house(self) -> None:
+        while True:
+            kill_file = self._settings.kill_file
+            if kill_file is not None and kill_file.exists() and not self._gate.killed:
+                self.kill(f"kill file {kill_file}")
+            await asyncio.sleep(_HOUSEKEEPING_S)
+
+    async def _leave(self) -> None:
+        """Cancel entries; at the run's own end also flatten; wait a bounded time for the last fills."""
+        if not self._gate.may_exit or self._gate.killed:
+            return
+        self._desk.cancel_entries()
+        if self._finished:
+            await self._flatten()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._until_flat(), _LAST_ORDERS_S)
+        for held in self.portfolio.open_positions():
+            stop = self._desk.stop_price(held.con_id)
+            kept = f"its stop at {stop:g} stays" if stop else "WITHOUT a stop"
+            self.on_trouble(
+                "position left", held.con_id, f"{held.symbol} {held.quantity:+} is left open, {kept}"
+            )
+
+    async def _until_flat(self) -> None:
+        while self.portfolio.open_positions():
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _policy_state(self, bar: Bar) -> PolicyState:
+        return PolicyState(
+            position_quantity=self.portfolio.quantity(bar.con_id),
+            bars_held=self.portfolio.bars_held(bar.con_id),
+            bars_to_session_end=self._market.bars_to_session_end(bar),
+            entry_working=self._desk.entry_working(bar.con_id),
+            exit_working=self._desk.exit_working(bar.con_id),
+        )
+
+    def _risk_state(self, bar: Bar, atr: float) -> RiskState:
+        quote = self._market.quotes.get(bar.con_id)
+        marks = self.portfolio.marks
+        others = {held.con_id for held in self.portfolio.open_positions()} | self._desk.entering()
+        return RiskState(
+            trading_mode=self._settings.trading_mode,
+            live_confirmed=self._settings.live_confirmed,
+            trading_state="running" if self._gate.may_enter else self._gate.state.value,
+            connection_ready=self._gate.may_exit,
+            equity=self.portfolio.equity,
+            day_start_equity=marks.day_start_equity,
+            peak_equity=marks.peak_equity,
+            gross_notional=float(self.portfolio.book.gross_notional) + self._desk.entering_notional(),
+            open_positions=len(others - {bar.con_id}),
+            position_quantity=self.portfolio.quantity(bar.con_id),
+            orders_last_minute=self.portfolio.rate.count(self._clock.wall_ns()),
+            bid_price=quote.bid_price if quote else 0.0,
+            ask_price=quote.ask_price if quote else 0.0,
+            quote_age_ms=(self._clock.monotonic_ns() - quote.receive_ns) / 1e6 if quote else 1e12,
+            data_live=self._market.is_live(bar.con_id),
+            halted=self._market.is_halted(bar.con_id),
+            within_trading_hours=self._market.in_session(bar),
+            atr=atr,
+            min_tick=Decimal(repr(self._market.instruments[bar.con_id].min_tick)),
+        )
