@@ -372,7 +372,7 @@ def _contradictions(config: StrategyConfig, live_confirmed: bool) -> list[tuple[
         (searching and len(embedding) != 1, "services.similarity.target voters.*",
          f"exactly one enabled voter must have embedding = true, not {len(embedding)}; or disable the search"),
         (SIMILARITY in embedding, "voters.similarity.embedding", "the embedding comes from a model"),
-        (config.ensemble.min_neighbors > config.services.similarity.neighbor_count, 
+        (config.ensemble.min_neighbors > config.services.similarity.neighbor_count,
          "ensemble.min_neighbors services.similarity.neighbor_count",
          "[ensemble] min_neighbors is above [services.similarity] neighbor_count: similarity could never vote"),
         (policy.full_strength_edge < policy.entry_edge, "policy.full_strength_edge policy.entry_edge",
