@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import uuid_utils
@@ -20,13 +19,13 @@ from strategy.core.decision import (
     make_decision,
 )
 from strategy.core.ensemble import neighbors_outcome
-from strategy.core.policy import PolicyState
-from strategy.core.risk import BracketPlan, RiskState
+from strategy.core.risk import BracketPlan
 from strategy.core.values import OrderIntent, Probabilities, Purpose, Side
 from strategy.ledger import StageClock
 from strategy.market_view import MarketView
 from strategy.orders import OrderDesk
 from strategy.ports import Clock, Forecast, Forecaster, ForecastReply, ForecastRequest, Journal
+from strategy.situation import Situation
 from tradeserve_client.answers import Answer, NoAnswer, Outcome
 
 _MS = 1_000_000
@@ -67,8 +66,7 @@ class Decider:
         desk: Sends orders.
         journal: Records.
         clock: Of the budget.
-        policy_state: Makes the policy's input at this moment.
-        risk_state: Makes the risk checks' input at this moment, given the average true range.
+        situation: Input of policy and risk checks.
     """
 
     rules: DecisionRules
@@ -78,8 +76,7 @@ class Decider:
     desk: OrderDesk
     journal: Journal
     clock: Clock
-    policy_state: Callable[[Bar], PolicyState]
-    risk_state: Callable[[Bar, float], RiskState]
+    situation: Situation
 
     async def decide(self, bar: Bar) -> Decided:
         """Make the decision of one bar; the window is full."""
@@ -101,7 +98,7 @@ class Decider:
                 reply.neighbors, band_bps, self.market.bar_size_s, limits
             )
         atr = average_true_range(window, self.rules.risk.atr_period_bars)
-        given = DecisionInput(votes, self.policy_state(bar), self.risk_state(bar, atr))
+        given = DecisionInput(votes, self.situation.policy_state(bar), self.situation.risk_state(bar, atr))
         decision = make_decision(given, self.rules)
         stages.mark("decide", self.clock.monotonic_ns())
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
-from pathlib import Path
 
 import structlog
 
@@ -19,12 +16,12 @@ from journal.rows import RiskEventRow
 from market.events import Bar, BookSnapshot, Quote, Trade
 from strategy import recording
 from strategy.core.decision import DecisionRules
-from strategy.core.policy import PolicyState
-from strategy.core.risk import RiskState, halts
+from strategy.core.risk import halts
 from strategy.core.values import Account, Commission, Fill, OrderEvent, OrderIntent, Position, Purpose
-from strategy.decider import Decided, Decider
+from strategy.decider import Decider
 from strategy.ledger import RunLedger
 from strategy.market_view import MarketView
+from strategy.narrator import Narrator
 from strategy.orders import OrderDesk
 from strategy.portfolio import Portfolio
 from strategy.ports import (
@@ -38,36 +35,15 @@ from strategy.ports import (
     MarketFeed,
     VoterInfo,
 )
-from strategy.screen import BarSummary, Screen
-from strategy.status import DecisionFeed, DecisionView, ServiceView, StatusView
+from strategy.screen import Screen
+from strategy.situation import RunSettings, Situation
+from strategy.status import DecisionFeed, ServiceView, StatusView
 from strategy.trading_state import TradingGate, TradingState
-from tradeserve_client.answers import Answer, Outcome, Reason
 
 _log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING_S = 0.5
 _LAST_ORDERS_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """What the engine needs to know of its configuration.
-
-    Attributes:
-        run_id: UUIDv7.
-        symbols: To trade.
-        trading_mode: "paper" or "live".
-        live_confirmed: A person confirmed live trading for this run.
-        budget_ms: Bar on the socket to order on the socket.
-        kill_file: Its existence kills; None for none.
-    """
-
-    run_id: str
-    symbols: Sequence[str]
-    trading_mode: str
-    live_confirmed: bool
-    budget_ms: float
-    kill_file: Path | None
 
 
 class Engine:
@@ -112,8 +88,11 @@ class Engine:
         self._journal = journal
         self._gate = gate
         self._screen = screen
-        self._rows = rows
         self._desk = OrderDesk(broker, journal, gate, clock, self.portfolio.quantity, self)
+        self._situation = Situation(settings, market, self.portfolio, self._desk, gate, clock)
+        self._narrator = Narrator(
+            self.ledger, self.decisions, self.portfolio, screen, settings.budget_ms, rows
+        )
         self._decider = Decider(
             rules,
             settings.budget_ms,
@@ -122,8 +101,7 @@ class Engine:
             self._desk,
             journal,
             clock,
-            self._policy_state,
-            self._risk_state,
+            self._situation,
         )
         self._start_ns = clock.wall_ns()
         self._early_bars: list[Bar] | None = []
@@ -274,7 +252,7 @@ class Engine:
         """An order went out."""
         self.ledger.orders += 1
         legs = 1 + (intent.stop_price is not None) + (intent.take_profit_price is not None)
-        self.portfolio.rate.record(self._clock.wall_ns(), legs)
+        self.portfolio.rate.record(self._market.now_ns, legs)
         self._screen.intent(intent)
 
     def on_trouble(self, kind: str, con_id: int, detail: str) -> None:
@@ -349,8 +327,7 @@ class Engine:
         window = self._market.windows[bar.con_id]
         if window.ready:
             decided = await self._decider.decide(bar)
-            self._count(decided)
-            self._show(decided, symbol)
+            self._narrator.decided(decided, symbol)
         else:
             self._screen.attention(
                 f"{symbol}: {len(window)} of {self._market.window_bars} bars, no decision yet"
@@ -369,61 +346,10 @@ class Engine:
             if self._finished >= set(self._market.instruments):
                 self._stop.set()
         if bar is not None and not self._busy:
-            self._summarise(bar)
-
-    def _count(self, decided: Decided) -> None:
-        quorum = decided.decision.consensus.probabilities is not None
-        budget_ns = int(self._settings.budget_ms * 1e6)
-        self.ledger.add_decision(decided.side.value, decided.clock, quorum=quorum, budget_ns=budget_ns)
-        answers: dict[str, Outcome[object]] = dict(decided.reply.forecasts)
-        answers[recording.NEIGHBORS] = decided.reply.neighbors
-        for name, outcome in answers.items():
-            if isinstance(outcome, Answer):
-                self.ledger.add_answer(name, outcome.call.round_trip_ns)
-            elif outcome.reason is not Reason.OFF:
-                self.ledger.add_missing(name, outcome.reason.value, outcome.detail)
-
-    def _show(self, decided: Decided, symbol: str) -> None:
-        consensus = decided.decision.consensus
-        self._screen.decision(
-            symbol,
-            decided.bar.end_ns,
-            decided.side,
-            consensus,
-            decided.reply,
-            decided.clock,
-            self._settings.budget_ms,
-            decided.reason,
-        )
-        self.decisions.add(
-            DecisionView(
-                decided.decision_id,
-                decided.bar.con_id,
-                symbol,
-                decided.bar.end_ns,
-                decided.side,
-                consensus.probabilities,
-                decided.reason,
-                consensus.missing,
-                decided.clock.total_ns / 1e6,
-            )
-        )
-
-    def _summarise(self, bar: Bar) -> None:
-        recorded, waiting = self._rows()
-        self._screen.summary(
-            BarSummary(
-                event_ns=bar.end_ns,
-                positions={held.symbol: held.quantity for held in self.portfolio.open_positions()},
-                pnl=self.portfolio.money().net,
-                drawdown_pct=self.portfolio.drawdown_pct,
-                rows_recorded=recorded,
-                rows_waiting=waiting,
-            )
-        )
+            self._narrator.bar_done(bar)
 
     async def _halt_on_losses(self, bar: Bar) -> None:
-        breached = halts(self._risk_state(bar, 0.0), self._rules.risk)
+        breached = halts(self._situation.risk_state(bar, 0.0), self._rules.risk)
         if not breached or self._gate.state is TradingState.HALTED:
             return
         self._gate.halt(
@@ -464,38 +390,3 @@ class Engine:
         while self.portfolio.open_positions():
             self._moved.clear()
             await self._moved.wait()
-
-    def _policy_state(self, bar: Bar) -> PolicyState:
-        return PolicyState(
-            position_quantity=self.portfolio.quantity(bar.con_id),
-            bars_held=self.portfolio.bars_held(bar.con_id),
-            bars_to_session_end=self._market.bars_to_session_end(bar),
-            entry_working=self._desk.entry_working(bar.con_id),
-            exit_working=self._desk.exit_working(bar.con_id),
-        )
-
-    def _risk_state(self, bar: Bar, atr: float) -> RiskState:
-        quote = self._market.quotes.get(bar.con_id)
-        marks = self.portfolio.marks
-        others = {held.con_id for held in self.portfolio.open_positions()} | self._desk.entering()
-        return RiskState(
-            trading_mode=self._settings.trading_mode,
-            live_confirmed=self._settings.live_confirmed,
-            trading_state="running" if self._gate.may_enter else self._gate.state.value,
-            connection_ready=self._gate.may_exit,
-            equity=self.portfolio.equity,
-            day_start_equity=marks.day_start_equity,
-            peak_equity=marks.peak_equity,
-            gross_notional=float(self.portfolio.book.gross_notional) + self._desk.entering_notional(),
-            open_positions=len(others - {bar.con_id}),
-            position_quantity=self.portfolio.quantity(bar.con_id),
-            orders_last_minute=self.portfolio.rate.count(self._clock.wall_ns()),
-            bid_price=quote.bid_price if quote else 0.0,
-            ask_price=quote.ask_price if quote else 0.0,
-            quote_age_ms=(self._clock.monotonic_ns() - quote.receive_ns) / 1e6 if quote else 1e12,
-            data_live=self._market.is_live(bar.con_id),
-            halted=self._market.is_halted(bar.con_id),
-            within_trading_hours=self._market.in_session(bar),
-            atr=atr,
-            min_tick=Decimal(repr(self._market.instruments[bar.con_id].min_tick)),
-        )

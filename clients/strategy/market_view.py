@@ -44,6 +44,11 @@ class MarketView:
             for bar in bars:
                 self.windows[con_id].append(bar)
 
+    @property
+    def now_ns(self) -> int:
+        """Return the end of the newest bar of all: the exchange's time, as far as bars tell it."""
+        return max((window.last_bar.end_ns for window in self.windows.values() if window.last_bar), default=0)
+
     def symbol(self, con_id: int) -> str:
         """Return the symbol, or the id where it is unknown."""
         instrument = self.instruments.get(con_id)

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from triton_server.launcher import unavailable_reason
-
 from local_stack.process import Service, StackError
+from triton_server.launcher import unavailable_reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +133,18 @@ def strategy(
     """
     host, port = addresses["gateway"].rsplit(":", 1)
     settings = {
-        "gateway.host": f'"{host}"',
+        "gateway.host": host,
         "gateway.port": port,
-        "services.triton.target": f'"{addresses["triton"]}"',
-        "services.similarity.target": f'"{addresses["similarity"]}"',
+        "services.triton.target": addresses["triton"],
+        "services.similarity.target": addresses["similarity"],
     }
     command = _python(
-        "strategy", "run", "--state-dir", str(folder), "--log-file", str(folder / "strategy.log")
+        "strategy",
+        "run",
+        "--state-dir",
+        str(options.build_dir / "state"),
+        "--log-file",
+        str(folder / "strategy.log"),
     )
     if options.config is not None:
         command += ["--config", str(options.config)]
@@ -152,7 +156,7 @@ def strategy(
         if session.get("seed") is not None:
             command += ["--seed", str(session["seed"])]
     if symbols:
-        settings["strategy.symbols"] = "[" + ", ".join(f'"{symbol}"' for symbol in symbols) + "]"
+        settings["strategy.symbols"] = ",".join(symbols)
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     return [*command, *options.strategy_arguments]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 
@@ -98,6 +98,15 @@ class StrategyServicer(pb_grpc.StrategyServiceServicer):
             return pb.ResetKillSwitchResponse(trading_state=_STATES[self._engine.reset_kill(reason)])
         except StateError as e:
             raise errors.RefusedError(str(e)) from e
+
+
+def register(servicer: StrategyServicer) -> Callable[[grpc.aio.Server], None]:
+    """Return what adds the servicer to a server."""
+
+    def add(server: grpc.aio.Server) -> None:
+        pb_grpc.add_StrategyServiceServicer_to_server(servicer, server)
+
+    return add
 
 
 def _reason(text: str) -> str:

@@ -1,0 +1,233 @@
+"""Puts one run together from its configuration, and takes it apart again."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uuid_utils
+
+from journal.rows import Run
+from journal.writer import Journal
+from server_runtime.server import GrpcServer, ServerOptions
+from strategy import report
+from strategy.adapters.clock import SystemClock
+from strategy.adapters.control import SERVICE, StrategyServicer, register
+from strategy.adapters.forecaster_specs import ForecasterSpec, IndexSpec, VoterSpec
+from strategy.adapters.grpc_forecaster import GrpcForecaster
+from strategy.adapters.ibkr_broker import IbkrBroker
+from strategy.adapters.ibkr_connection import IbkrConnection
+from strategy.adapters.ibkr_feed import IbkrFeed
+from strategy.config import SIMILARITY, StrategyConfig
+from strategy.engine import Engine
+from strategy.market_view import MarketView
+from strategy.ports import LateAnswer
+from strategy.screen import Screen
+from strategy.situation import RunSettings
+from strategy.trading_state import TradingGate, TradingState
+from tradeserve_client.channel import TlsFiles
+
+_log = structlog.get_logger(__name__)
+
+_EMBEDDING_DIMENSION = 128
+_CLOSE_S = 10.0
+_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line adds to the configuration.
+
+    Attributes:
+        state_dir: Where the kill switch is latched.
+        data_source: What the market data are: "generated", "sample", "recorded: …" or "gateway".
+        seed: Of a generated market.
+        until_ns: Exchange time at which the run ends; None runs until it is stopped.
+        live_confirmed: A person confirmed live trading.
+    """
+
+    state_dir: Path
+    data_source: str = "gateway"
+    seed: int | None = None
+    until_ns: int | None = None
+    live_confirmed: bool = False
+
+
+async def run(config: StrategyConfig, options: RunOptions) -> None:
+    """Trade one run and print its report.
+
+    Raises:
+        AdapterError, ContractError, JournalError, StartError: It can't begin; the message says what to do.
+    """
+    screen = Screen(config.screen.colour)
+    run_id = str(uuid_utils.uuid7())
+    structlog.contextvars.bind_contextvars(run_id=run_id)
+    clock = SystemClock()
+    engine: Engine | None = None
+
+    def late(answer: LateAnswer) -> None:
+        if engine is not None:
+            engine.on_late(answer)
+
+    def state(now: TradingState, reason: str) -> None:
+        if engine is not None:
+            engine.on_state(now, reason)
+
+    gate = TradingGate(options.state_dir / "killed.json", state)
+    connection = IbkrConnection(
+        config.gateway.host,
+        config.gateway.port,
+        config.gateway.client_id,
+        account=config.gateway.account,
+        connect_timeout_s=config.gateway.connect_timeout_s,
+    )
+    forecaster = GrpcForecaster(_forecaster_spec(config), on_late=late, **_tls(config))
+    feed = IbkrFeed(
+        connection,
+        bar_size_s=config.strategy.bar_size_s,
+        history_bars=config.strategy.window_bars,
+        bar_source=config.gateway.bar_source,
+        depth_rows=config.gateway.depth_rows,
+        currency=config.gateway.currency,
+        exchange=config.gateway.exchange,
+    )
+    broker = IbkrBroker(connection)
+    screen.line(
+        f"run {run_id}: {config.strategy.name}, {config.trading.mode} trading, data: {options.data_source}"
+    )
+    journal = await Journal.open(
+        config.journal.database_url,
+        _run_row(run_id, config, options, clock.wall_ns()),
+        spool_dir=Path(config.journal.spool_dir),
+        queue_rows=config.journal.queue_rows,
+        on_state=lambda text: screen.attention(f"journal: {text}"),
+    )
+    engine = Engine(
+        RunSettings(
+            run_id=run_id,
+            symbols=config.strategy.symbols,
+            trading_mode=config.trading.mode,
+            live_confirmed=options.live_confirmed,
+            budget_ms=config.budget.total_ms,
+            kill_file=Path(config.control.kill_file) if config.control.kill_file else None,
+        ),
+        config.rules,
+        MarketView(config.strategy.bar_size_s, config.strategy.window_bars, options.until_ns),
+        clock=clock,
+        feed=feed,
+        broker=broker,
+        forecaster=forecaster,
+        journal=journal,
+        gate=gate,
+        screen=screen,
+        rows=lambda: _counts(journal),
+    )
+    control = await _serve_control(config, engine, screen)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, engine.stop)
+    _calm_the_garbage_collector()
+    try:
+        await engine.run()
+    finally:
+        if control is not None:
+            await control.stop()
+        await feed.close()
+        await broker.close()
+        await forecaster.close()
+        await journal.close(_CLOSE_S)
+    for line in _report(run_id, config, options, engine, await _recorded(journal, config, run_id)):
+        screen.line(line)
+
+
+def _forecaster_spec(config: StrategyConfig) -> ForecasterSpec:
+    budget = config.budget
+    voters = tuple(
+        VoterSpec(name, voter.version, voter.artifact_sha256, _EMBEDDING_DIMENSION if voter.embedding else 0)
+        for name, voter in config.voters.items()
+        if voter.enabled and name != SIMILARITY
+    )
+    similarity = config.services.similarity
+    return ForecasterSpec(
+        triton_target=config.services.triton.target,
+        voters=voters,
+        index=IndexSpec(
+            similarity.target,
+            similarity.index_name,
+            similarity.index_version,
+            similarity.index_sha256,
+            similarity.neighbor_count,
+        ),
+        forecast_share_ns=int(budget.forecast_ms * _MS),
+        search_share_ns=int(budget.search_ms * _MS),
+        total_ns=int((budget.total_ms - budget.decide_ms - budget.order_ms) * _MS),
+        window_bars=config.strategy.window_bars,
+        bar_size_s=config.strategy.bar_size_s,
+        max_in_flight=config.services.triton.max_in_flight,
+    )
+
+
+def _tls(config: StrategyConfig) -> Mapping[str, Any]:
+    tls = config.services.tls
+    if not tls.ca_file:
+        return {}
+    files = TlsFiles(
+        *(Path(name) if name else None for name in (tls.ca_file, tls.certificate_file, tls.key_file))
+    )
+    return {"triton_tls": files, "similarity_tls": files}
+
+
+def _run_row(run_id: str, config: StrategyConfig, options: RunOptions, started_ns: int) -> Run:
+    return Run(
+        run_id=run_id,
+        started_ns=started_ns,
+        strategy_name=config.strategy.name,
+        trading_mode=config.trading.mode,
+        data_source=options.data_source,
+        seed=options.seed,
+        code_version=metadata.version("tradeserve"),
+        config=config.to_json(),
+        models=[],
+    )
+
+
+async def _serve_control(config: StrategyConfig, engine: Engine, screen: Screen) -> GrpcServer | None:
+    if not config.control.address:
+        return None
+    host, _, port = config.control.address.rpartition(":")
+    server = GrpcServer(ServerOptions(host=host, port=int(port)))
+    server.add_service(SERVICE, register(StrategyServicer(engine)))
+    screen.line(f"control: {SERVICE} at {await server.start()}")
+    return server
+
+
+def _calm_the_garbage_collector() -> None:
+    """Keep full collections, which stop everything for tens of milliseconds, off the decisions.
+
+    Source: the project's latency measurements; gc.freeze moves what exists out of its sight.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def _report(
+    run_id: str, config: StrategyConfig, options: RunOptions, engine: Engine, recorded: report.Recorded
+) -> Iterator[str]:
+    return report.lines(
+        run_id=run_id,
+        data_source=options.data_source,
+        mode=config.trading.mode,
+        voters=engine.voters,
+        ledger=engine.ledger,
+        money=engine.portfolio.money(),
+        recorded=recorded,
+        budget_ms=config.budget.total_ms,
+    )

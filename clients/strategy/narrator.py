@@ -1,0 +1,84 @@
+"""Counts what happened and tells it: to the ledger, the screen and the followers of decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from market.events import Bar
+from strategy.decider import Decided
+from strategy.ledger import RunLedger
+from strategy.portfolio import Portfolio
+from strategy.recording import NEIGHBORS
+from strategy.screen import BarSummary, Screen
+from strategy.status import DecisionFeed, DecisionView
+from tradeserve_client.answers import Answer, Outcome, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Narrator:
+    """Tells what was decided.
+
+    Attributes:
+        rows: Returns how many rows are recorded and how many wait.
+    """
+
+    ledger: RunLedger
+    feed: DecisionFeed
+    portfolio: Portfolio
+    screen: Screen
+    budget_ms: float
+    rows: Callable[[], tuple[int, int]]
+
+    def decided(self, decided: Decided, symbol: str) -> None:
+        """Count and show a decision."""
+        consensus = decided.decision.consensus
+        self.ledger.add_decision(
+            decided.side.value,
+            decided.clock,
+            quorum=consensus.probabilities is not None,
+            budget_ns=int(self.budget_ms * 1e6),
+        )
+        answers: dict[str, Outcome[object]] = {**decided.reply.forecasts, NEIGHBORS: decided.reply.neighbors}
+        for name, outcome in answers.items():
+            if isinstance(outcome, Answer):
+                self.ledger.add_answer(name, outcome.call.round_trip_ns)
+            elif outcome.reason is not Reason.OFF:
+                self.ledger.add_missing(name, outcome.reason.value, outcome.detail)
+        self.screen.decision(
+            symbol,
+            decided.bar.end_ns,
+            decided.side,
+            consensus,
+            decided.reply,
+            decided.clock,
+            self.budget_ms,
+            decided.reason,
+        )
+        self.feed.add(
+            DecisionView(
+                decided.decision_id,
+                decided.bar.con_id,
+                symbol,
+                decided.bar.end_ns,
+                decided.side,
+                consensus.probabilities,
+                decided.reason,
+                consensus.missing,
+                decided.clock.total_ns / 1e6,
+            )
+        )
+
+    def bar_done(self, bar: Bar) -> None:
+        """Show the account after a bar of all instruments."""
+        recorded, waiting = self.rows()
+        self.screen.summary(
+            BarSummary(
+                event_ns=bar.end_ns,
+                positions={held.symbol: held.quantity for held in self.portfolio.open_positions()},
+                pnl=self.portfolio.money().net,
+                drawdown_pct=self.portfolio.drawdown_pct,
+                rows_recorded=recorded,
+                rows_waiting=waiting,
+            )
+        )
