@@ -15,7 +15,7 @@ from server_runtime import logs
 from server_runtime.errors import StartError
 from strategy import config
 from strategy.adapters.errors import AdapterError
-from strategy.composition import RunOptions, run
+from strategy.composition import DEFAULT_LOOK, RunOptions, run
 from tradeserve_client.errors import TradeserveError
 
 
@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=None, help="of a generated market; recorded with the run"
     )
     run_command.add_argument("--until-ns", type=int, default=None, help="exchange time at which the run ends")
+    run_command.add_argument(
+        "--look", default=DEFAULT_LOOK, help="command line with {sql}, for the report"
+    )
     return parser
 
 
@@ -90,6 +93,7 @@ def main() -> int:
         seed=arguments.seed,
         until_ns=arguments.until_ns,
         live_confirmed=arguments.live_confirmed,
+        look=arguments.look,
     )
     stream = arguments.log_file.open("a") if arguments.log_file else sys.stderr
     logs.configure("strategy", json=arguments.log_format == "json", stream=stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from tradeserve_client.channel import TlsFiles
 
 _log = structlog.get_logger(__name__)
 
+DEFAULT_LOOK = 'psql "{url}" -c "{sql}"'
+
 _EMBEDDING_DIMENSION = 128
 _CLOSE_S = 10.0
 _MS = 1_000_000
@@ -51,6 +54,7 @@ class RunOptions:
         seed: Of a generated market.
         until_ns: Exchange time at which the run ends; None runs until it is stopped.
         live_confirmed: A person confirmed live trading.
+        look: Command line, with {sql} and {url}, that the report shows for looking at the rows.
     """
 
     state_dir: Path
@@ -58,6 +62,7 @@ class RunOptions:
     seed: int | None = None
     until_ns: int | None = None
     live_confirmed: bool = False
+    look: str = DEFAULT_LOOK
 
 
 async def run(config: StrategyConfig, options: RunOptions) -> None:
@@ -143,7 +148,7 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         await broker.close()
         await forecaster.close()
         await journal.close(_CLOSE_S)
-    for line in _report(run_id, config, options, engine, await _recorded(journal, config, run_id)):
+    for line in _report(run_id, config, options, engine, _recorded(journal, config, options, run_id)):
         screen.line(line)
 
 
@@ -216,6 +221,28 @@ def _calm_the_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def _counts(journal: Journal) -> tuple[int, int]:
+    tables = journal.stats().tables.values()
+    return sum(table.written for table in tables), sum(table.spooled + table.queued for table in tables)
+
+
+def _recorded(journal: Journal, config: StrategyConfig, options: RunOptions, run_id: str) -> report.Recorded:
+    stats = journal.stats()
+    return report.Recorded(
+        tables=stats.rows_written,
+        waiting=_counts(journal)[1],
+        dropped=sum(table.dropped + table.rejected for table in stats.tables.values()),
+        look=_look(config, options, run_id),
+    )
+
+
+def _look(config: StrategyConfig, options: RunOptions, run_id: str) -> str:
+    """Return a command line for a person; psql asks for the password, which is not shown."""
+    sql = f"select * from v_decisions where run_id = '{run_id}' order by event_time limit 20"  # noqa: S608 - shown, not run
+    url = re.sub(r"(://[^:/@]+):[^@]*@", r"\1@", config.journal.database_url)
+    return options.look.format(sql=sql, url=url)
 
 
 def _report(

@@ -146,6 +146,8 @@ def strategy(
         "--log-file",
         str(folder / "strategy.log"),
     )
+    if not options.database_url:
+        command += ["--look", 'make psql SQL="{sql}"']  # starts the embedded Postgres again
     if options.config is not None:
         command += ["--config", str(options.config)]
     symbols = options.symbols
