@@ -48,6 +48,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
         self._draining = False
         self._waiting: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def intercept_service(
         self,
@@ -69,6 +71,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         # The task of the call ends in every case: also when the caller cancels before its
         # request is read, where no handler runs.
         task.add_done_callback(lambda _: self._leave(admission))
+        self._idle.clear()
         self._metrics.in_flight.inc()
         if method not in self._wrapped:
             self._wrapped[method] = self._rewrapped(method, handler, None)
@@ -80,9 +83,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         for task in tuple(self._waiting):
             task.cancel()
 
+    async def wait_idle(self) -> None:
+        """Wait until no call of our services is in flight."""
+        await self._idle.wait()
+
     def _leave(self, admission: Admission) -> None:
         admission.leave()
         self._metrics.in_flight.dec()
+        if self._calls.in_flight + self._streams.in_flight == 0:
+            self._idle.set()
 
     def _rewrapped(
         self, method: str, handler: grpc.RpcMethodHandler, refusal: errors.ServeError | None

@@ -22,6 +22,9 @@ from server_runtime.ready import remove_ready_file, write_ready_file
 
 _log = structlog.get_logger()
 
+# A call that was on the wire when the drain began is still let in.
+_LATECOMERS_S = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
@@ -141,7 +144,14 @@ class GrpcServer:
             self.options.ready_file.unlink(missing_ok=True)
         await self._health.enter_graceful_shutdown()
         self._calls.drain()
-        await self._server.stop(self.options.grace_s)
+        stopped = asyncio.ensure_future(self._server.stop(self.options.grace_s))
+        await asyncio.wait([stopped], timeout=min(_LATECOMERS_S, self.options.grace_s))
+        idle = asyncio.ensure_future(self._calls.wait_idle())
+        await asyncio.wait([stopped, idle], return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        # What is left are watchers of the health; they would stay for the whole grace.
+        await self._server.stop(None)
+        await stopped
         self._server = None
         self.metrics.stop_http()
         if self.options.unix_path:

@@ -101,7 +101,7 @@ def _version_folder(indexes: Path, name: str, version: int) -> Path:
     advice = "build it with `make models`, or point --indexes at the folder that holds it"
     parent = indexes / name
     # A name is one folder, never a path out of the folder of indexes.
-    if Path(name).name != name or not parent.is_dir():
+    if name in ("", ".", "..") or "/" in name or not parent.is_dir():
         raise StartError(f"no index {name!r} in {indexes}: {advice}", 2)
     found = sorted(int(p.name) for p in parent.iterdir() if p.name.isdecimal() and p.is_dir())
     if not found:

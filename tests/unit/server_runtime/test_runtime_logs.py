@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import structlog
+
 from server_runtime import logs
 
 
