@@ -15,7 +15,8 @@ HOUR_NS = 3_600_000_000_000
 def unit_vectors(rng: np.random.Generator, count: int, dimension: int) -> NDArray[np.float32]:
     """Return (count, dimension) float32 vectors of length 1."""
     vectors = rng.standard_normal((count, dimension)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 def state_arrays(count: int = 500, dimension: int = 128, seed: int = 1) -> dict[str, NDArray[Any]]:
