@@ -1,0 +1,134 @@
+"""A decision's whole evidence as text for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from journal import codec, rows
+from journal.queries import DecisionEvidence, RunSummary
+
+
+def evidence_text(evidence: DecisionEvidence) -> str:
+    """Return everything about a decision, readable."""
+    return "\n".join(_lines(evidence))
+
+
+def evidence_json(evidence: DecisionEvidence) -> str:
+    """Return everything about a decision as JSON."""
+    return codec.dump_json(codec.plain(dataclasses.asdict(evidence))).decode()
+
+
+def runs_text(summaries: list[RunSummary]) -> str:
+    """Return a table of runs."""
+    if not summaries:
+        return "no runs are recorded here"
+    lines = []
+    for summary in summaries:
+        run = summary.run
+        ended = "ended" if summary.ended_time else "not ended cleanly"
+        counts = ", ".join(f"{name} {count}" for name, count in summary.row_counts.items() if count)
+        lines.append(
+            f"{run.run_id}  {_time(run.started_ns)}  {run.strategy_name} {run.trading_mode}, {run.data_source}, {ended}"
+        )
+        lines.append(f"    {counts or 'no rows'}")
+    return "\n".join(lines)
+
+
+def _lines(evidence: DecisionEvidence) -> Iterator[str]:
+    decision = evidence.decision
+    symbol = evidence.instrument.symbol if evidence.instrument else f"con_id {decision.con_id}"
+    yield f"decision {decision.decision_id}  (run {evidence.run_id})"
+    yield f"  {_time(decision.event_ns)}  {symbol}: {decision.side} {decision.purpose or ''} - {decision.reason}"
+    yield (
+        f"  probabilities: down {_number(decision.down_probability)}, flat {_number(decision.flat_probability)}, "
+        + (f"up {_number(decision.up_probability)}; strength {decision.strength:.3f}")
+    )
+    yield f"  weights: {_pairs(decision.weights) or 'none (below the quorum)'}"
+    yield f"  missing: {_pairs(decision.missing) or 'nothing'}"
+    spent = ", ".join(f"{stage} {ns / 1e6:.3f} ms" for stage, ns in decision.ledger.items())
+    yield f"  ledger: {spent} (budget {decision.budget_ns / 1e6:.1f} ms)"
+    yield f"  state: {_pairs(decision.state)}"
+    yield f"  window: {_window(decision.window)}"
+    yield from _section("calls", (_call(call) for call in evidence.calls))
+    yield from _section("neighbours", (_neighbor(neighbor) for neighbor in evidence.neighbors))
+    yield from _section("risk checks", (_pairs(check) for check in decision.risk_checks))
+    yield from _section("orders", (_intent(intent) for intent in evidence.intents))
+    yield from _section("order events", (_event(event) for event in evidence.order_events))
+    costs = {cost.exec_id: cost for cost in evidence.commissions}
+    yield from _section("fills", (_fill(fill, costs.get(fill.exec_id)) for fill in evidence.fills))
+
+
+def _section(title: str, lines: Iterator[str]) -> Iterator[str]:
+    content = list(lines)
+    yield f"  {title}: {'none' if not content else ''}".rstrip()
+    for line in content:
+        yield f"    {line}"
+
+
+def _call(call: rows.ModelCallRow) -> str:
+    sent = "not sent" if call.sent_after_ns < 0 else f"sent at {call.sent_after_ns / 1e6:.3f} ms"
+    back = "nothing came" if call.received_after_ns < 0 else f"back at {call.received_after_ns / 1e6:.3f} ms"
+    return (
+        f"{call.service}: {call.outcome}{', used' if call.used else ', not used'}; {sent}, {back} "
+        f"(deadline {call.deadline_after_ns / 1e6:.3f}); queue {call.queue_ns / 1e6:.3f}, "
+        f"compute {call.compute_ns / 1e6:.3f}, network {call.network_ns / 1e6:.3f} ms; "
+        f"{call.model_name} v{call.model_version} {call.artifact_sha256[:12]}; request {call.request_id}"
+        f"{'; ' + call.detail if call.detail else ''}; output {_short(call.output)}"
+    )
+
+
+def _neighbor(neighbor: rows.NeighborRow) -> str:
+    return (
+        f"{neighbor.rank}: {neighbor.symbol} {_time(neighbor.event_ns)} bars of {neighbor.bar_size_s} s, "
+        f"similarity {neighbor.similarity:.4f}, afterwards {neighbor.forward_return_bps:+.1f} bps"
+    )
+
+
+def _intent(intent: rows.OrderIntentRow) -> str:
+    prices = {
+        "limit": intent.limit_price,
+        "stop": intent.stop_price,
+        "take profit": intent.take_profit_price,
+    }
+    stated = ", ".join(f"{name} {price}" for name, price in prices.items() if price is not None)
+    return f"{intent.side} {intent.quantity} {intent.symbol} ({intent.purpose}) {stated or 'market'}; {intent.intent_id}"
+
+
+def _event(event: rows.OrderEventRow) -> str:
+    error = f" [{event.error_code}] {event.message}" if event.error_code or event.message else ""
+    return f"{_time(event.event_ns)} {event.order_ref}: {event.status}, filled {event.filled}{error}"
+
+
+def _fill(fill: rows.FillRow, cost: rows.CommissionRow | None) -> str:
+    paid = f", commission {cost.commission} {cost.currency}, realised {cost.realized_pnl}" if cost else ""
+    return f"{_time(fill.event_ns)} {fill.side} {fill.quantity} at {fill.price}{paid}; {fill.exec_id}"
+
+
+def _window(window: bytes) -> str:
+    if len(window) % 20:
+        return f"{len(window)} bytes"
+    bars = np.frombuffer(window, "<f4").reshape(-1, 5)
+    return f"{len(bars)} bars; last close {bars[-1, 3]:.6g}" if len(bars) else "empty"
+
+
+def _pairs(values: Any) -> str:
+    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}…"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _time(ns: int) -> str:
+    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=ns // 1000)
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"

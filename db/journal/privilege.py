@@ -1,0 +1,152 @@
+"""Runs Postgres as somebody who is not root, which it refuses to be.
+
+No user is made and no folder outside our own is changed. Where the chosen user cannot reach a
+folder (a home of mode 0700 above it), the programs are copied, and the data kept, in a folder of
+our own that it can reach.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from journal.binaries import PostgresPrograms
+from journal.errors import LaunchError
+
+_UNPRIVILEGED = ("nobody", "daemon", "postgres")
+STATE_FOLDER = Path("/var/lib/tradeserve")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunAs:
+    """Who Postgres runs as; None: as we do."""
+
+    uid: int | None = None
+    gid: int | None = None
+    name: str = ""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what subprocess needs for it."""
+        if self.uid is None:
+            return {}
+        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+    def give(self, path: Path) -> None:
+        """Make the user the owner of a path of ours."""
+        if self.uid is not None and self.gid is not None:
+            os.chown(path, self.uid, self.gid)
+
+    def can_enter(self, folder: Path) -> bool:
+        """Whether the user may use a folder, with all folders above it."""
+        return self.uid is None or self.closed_folder(folder) is None
+
+    def closed_folder(self, folder: Path) -> Path | None:
+        """Return the outermost folder on the way that keeps the user out."""
+        resolved = folder.resolve()
+        for part in (*reversed(resolved.parents), resolved):
+            if not part.exists():
+                return None
+            info = part.stat()
+            shift = 6 if info.st_uid == self.uid else 3 if info.st_gid == self.gid else 0
+            if not info.st_mode >> shift & 1:
+                return part
+        return None
+
+
+def choose_user() -> RunAs:
+    """Return ourselves, or an unprivileged user when we are root.
+
+    Raises:
+        LaunchError: We are root and there is nobody else to be.
+    """
+    if os.geteuid() != 0:
+        return RunAs()
+    for name in _UNPRIVILEGED:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if entry.pw_uid != 0:
+            return RunAs(entry.pw_uid, entry.pw_gid, name)
+    raise LaunchError(
+        f"Postgres does not run as root, and there is no user {', '.join(_UNPRIVILEGED)} to run it as: "
+        "start as a normal user, or set DATABASE_URL to a running server"
+    )
+
+
+def default_data_dir(wanted: Path, user: RunAs) -> Path:
+    """Return the wanted folder, or one of ours that the user can reach."""
+    if user.can_enter(wanted):
+        return wanted
+    return STATE_FOLDER / f"postgres-{hashlib.sha256(str(wanted.resolve()).encode()).hexdigest()[:8]}"
+
+
+def runnable_programs(programs: PostgresPrograms, user: RunAs) -> PostgresPrograms:
+    """Return programs that the user can run: the given ones, or a copy where it can reach them.
+
+    Raises:
+        LaunchError: It cannot run them either way.
+    """
+    if _runs(programs.folder, user):
+        return programs
+    source = programs.folder.parent
+    mark = hashlib.sha256(f"{source}{programs.version}{source.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+    target = STATE_FOLDER / f"programs-{programs.version}-{mark}"
+    if not target.exists():
+        try:
+            STATE_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
+            partial = STATE_FOLDER / f".{target.name}.{os.getpid()}"
+            shutil.copytree(source, partial)
+            partial.rename(target)
+        except OSError as error:
+            if not target.exists():
+                raise LaunchError(
+                    f"user {user.name} cannot reach {source}, and it cannot be copied to {target} "
+                    f"({error.strerror or error}): start as a normal user, or set DATABASE_URL"
+                ) from error
+    if not _runs(target / "bin", user):
+        raise LaunchError(
+            f"user {user.name} cannot run {programs.folder}/postgres: start as a normal user, or set DATABASE_URL"
+        )
+    return PostgresPrograms(target / "bin", programs.version, programs.origin)
+
+
+def _runs(folder: Path, user: RunAs) -> bool:
+    try:
+        done = subprocess.run(
+            [folder / "postgres", "--version"],
+            capture_output=True,
+            timeout=20,
+            check=False,
+            cwd="/",
+            **user.arguments(),
+        )
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+def stop_with_parent() -> Callable[[], None] | None:
+    """Return a preexec function after which Linux stops the child (fast shutdown) when we die."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
