@@ -146,6 +146,11 @@ class Engine:
         """End the run; entries are cancelled, positions keep their stops."""
         self._stop.set()
 
+    @property
+    def deciding(self) -> bool:
+        """Whether a bar is being dealt with."""
+        return bool(self._busy)
+
     # --- market -----------------------------------------------------------------------------------
 
     def on_bar(self, bar: Bar) -> None:
