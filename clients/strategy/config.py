@@ -27,6 +27,7 @@ from strategy.config_reader import (
     read_overrides,
     read_toml,
     read_toml_file,
+    shown,
 )
 from strategy.core.bounds import OneOf, Within
 from strategy.core.decision import DecisionRules, rules_to_json
@@ -332,7 +333,7 @@ def load(
     for keys, problem in _contradictions(config, live_confirmed):
         key = _culprit(keys.split(), settings)
         setting = settings[key]
-        raise ConfigError(f"{setting.origin}: {display(key)} = {setting.value!r}; {problem}")
+        raise ConfigError(f"{setting.origin}: {display(key)} = {shown(setting)}; {problem}")
     return config
 
 
@@ -384,7 +385,7 @@ def _contradictions(config: StrategyConfig, live_confirmed: bool) -> list[tuple[
         (risk.max_position_pct > risk.max_gross_notional_pct, "risk.max_position_pct risk.max_gross_notional_pct",
          "[risk] max_position_pct must be at most max_gross_notional_pct"),
         (risk.max_orders_per_minute < 3, "risk.max_orders_per_minute", "a bracket alone is 3 orders"),
-        (bool(tls.certificate_file) != bool(tls.key_file), "services.tls.certificate_file",
+        (bool(tls.certificate_file) != bool(tls.key_file), "services.tls.certificate_file services.tls.key_file",
          "certificate_file and key_file go together"),
         (bool(tls.certificate_file) and not tls.ca_file, "services.tls.ca_file", "mutual TLS needs it too"),
     ]  # fmt: skip

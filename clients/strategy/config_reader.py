@@ -120,6 +120,11 @@ def display(key: str) -> str:
     return f"[{section}] {name}" if section else name
 
 
+def shown(setting: Setting) -> str:
+    """Write a value for an error message, without the password of an URL."""
+    return re.sub(r"//[^/@]*@", "//***@", repr(setting.value))
+
+
 def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in table.items():
         if isinstance(value, dict) and value:
@@ -167,19 +172,18 @@ def _tables(known: list[str]) -> set[str]:
 
 
 def _unknown(key: str, setting: Setting, known: list[str]) -> str:
-    same_section = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    last = {name.rpartition(".")[2]: name for name in known}
-    close = difflib.get_close_matches(key, same_section, 1, 0.6)
-    if not close:
-        close = [last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], last, 1, 0.75)]
-    close = close or difflib.get_close_matches(key, known, 1, 0.6)
+    section, _, last = key.rpartition(".")
+    in_section = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    anywhere = {name.rpartition(".")[2]: name for name in known}
+    close = [in_section[name] for name in difflib.get_close_matches(last, in_section, 1, 0.6)]
+    close = close or [anywhere[name] for name in difflib.get_close_matches(last, anywhere, 1, 0.75)]
     if close:
         advice = f"did you mean {display(close[0])}?"
-    elif same_section:
-        advice = "known there: " + ", ".join(sorted(name.rpartition(".")[2] for name in same_section))
+    elif in_section:
+        advice = "known there: " + ", ".join(sorted(in_section))
     else:
         advice = "known sections: " + ", ".join(sorted({name.rpartition(".")[0] for name in known}))
-    return f"{setting.origin}: unknown key {display(key)} = {setting.value!r}; {advice}"
+    return f"{setting.origin}: unknown key {display(key)} = {shown(setting)}; {advice}"
 
 
 def _build(kind: Any, prefix: str, settings: Settings) -> Any:
@@ -243,4 +247,4 @@ def _type_words(kind: Any) -> str:
 
 
 def _wrong(key: str, setting: Setting, expected: str) -> ConfigError:
-    return ConfigError(f"{setting.origin}: {display(key)} = {setting.value!r}; expected {expected}")
+    return ConfigError(f"{setting.origin}: {display(key)} = {shown(setting)}; expected {expected}")
