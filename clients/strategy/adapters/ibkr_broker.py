@@ -11,7 +11,6 @@ from typing import Any
 
 import structlog
 
-from market.events import Instrument
 from strategy.adapters.errors import BrokerError
 from strategy.adapters.ibkr_codes import describe
 from strategy.adapters.ibkr_connection import IbkrConnection
@@ -20,6 +19,7 @@ from strategy.adapters.ibkr_orders import (
     DONE_STATUSES,
     UNCONFIRMED,
     OrderSpec,
+    decimal_of,
     execution_family,
     fill_order,
     order_specs,
@@ -48,6 +48,7 @@ class _KnownOrder:
     perm_id: int = 0
     status: str = ""
     filled: Decimal = Decimal(0)
+    remaining: Decimal | None = None
     average_price: float = 0.0
     acknowledged: bool = False
 
@@ -65,18 +66,15 @@ class IbkrBroker:
 
     Args:
         connection: Shared with the feed.
-        instrument_of: Returns a resolved instrument by con_id, None for an unknown one.
         wall_ns: Clock of events that carry no time of their own.
     """
 
     def __init__(
         self,
         connection: IbkrConnection,
-        instrument_of: Callable[[int], Instrument | None] = lambda _: None,
         wall_ns: Callable[[], int] = time_ns,
     ) -> None:
         self._connection = connection
-        self._instrument_of = instrument_of
         self._wall_ns = wall_ns
         self._listener: BrokerListener | None = None
         self._orders: OrderedDict[str, _KnownOrder] = OrderedDict()
@@ -155,10 +153,9 @@ class IbkrBroker:
         return sent_ns
 
     def _contract(self, session: IbkrSession, intent: OrderIntent) -> Any:
-        instrument = self._instrument_of(intent.con_id)
-        kind = instrument.security_type if instrument else "STK"
-        exchange = "IDEALPRO" if kind == "CASH" else "SMART"
-        return session.library.contract(conId=intent.con_id, secType=kind, exchange=exchange)
+        # A position to flatten may be in something that was never resolved.
+        known = self._connection.contracts.get(intent.con_id)
+        return known or session.library.contract(conId=intent.con_id, exchange="SMART")
 
     def cancel(self, order_ref: str) -> bool:
         """Ask to cancel one order; False when it is unknown or finished.
@@ -200,13 +197,12 @@ class IbkrBroker:
         known = self._by_id.get(int(order.orderId))
         if known is None or (order.orderRef and known.order_ref != order.orderRef):
             ref = order.orderRef or f"order {order.orderId}"
-            quantity = Decimal(str(float(order.totalQuantity))).normalize()
-            known = self._orders.get(ref) or _KnownOrder(
-                ref, int(order.orderId), int(contract.conId), quantity
-            )
+            order_id, con_id = int(order.orderId), int(contract.conId)
+            known = self._orders.get(ref) or _KnownOrder(ref, order_id, con_id, Decimal(0))
             known.order_id = int(order.orderId)
             self._remember(known)
         known.perm_id = int(order.permId) or known.perm_id
+        known.quantity = decimal_of(float(order.totalQuantity))
         known.acknowledged = True
         # How much is filled comes with orderStatus, so that message says that an order is done.
         if status and status != known.status and status not in DONE_STATUSES and not known.done:
@@ -220,8 +216,13 @@ class IbkrBroker:
             return
         known.perm_id = status.perm_id or known.perm_id
         known.acknowledged = True
-        changed = (status.status, status.filled) != (known.status, known.filled)
-        known.filled, known.average_price = status.filled, status.average_price
+        changed = (status.status, status.filled, status.remaining) != (
+            known.status,
+            known.filled,
+            known.remaining,
+        )
+        known.filled, known.remaining = status.filled, status.remaining
+        known.average_price = status.average_price
         if changed:
             self._update(known, status.status)
 
@@ -285,6 +286,7 @@ class IbkrBroker:
         for known in [o for o in self._orders.values() if not o.done and o.order_ref not in working]:
             known.filled = max(known.filled, filled.get(known.perm_id, Decimal(0)))
             if known.filled >= known.quantity:
+                known.remaining = Decimal(0)
                 self._update(known, "Filled", "filled while away")
             else:
                 # It may have been cancelled, or never have arrived; nobody said so.
@@ -321,7 +323,7 @@ class IbkrBroker:
                     con_id=known.con_id,
                     status=status,
                     filled=known.filled,
-                    remaining=max(Decimal(0), known.quantity - known.filled),
+                    remaining=known.quantity - known.filled if known.remaining is None else known.remaining,
                     average_price=known.average_price,
                     event_ns=self._wall_ns(),
                     message=message,

@@ -70,7 +70,8 @@ CODES: Mapping[int, CodeMeaning] = MappingProxyType(
         ),
         104: CodeMeaning(_K.ORDER_NOTE),
         110: CodeMeaning(_K.ORDER_REFUSED, "round the price to the contract's min_tick"),
-        135: CodeMeaning(_K.ORDER_UNCONFIRMED),
+        105: CodeMeaning(_K.ORDER_NOTE),
+        135: CodeMeaning(_K.ORDER_REFUSED),
         161: CodeMeaning(_K.ORDER_NOTE),
         162: CodeMeaning(_K.DATA_ENDED, "historical data were refused (pacing, no data or no permission)"),
         200: CodeMeaning(_K.DATA_REFUSED, "check symbol, exchange and currency"),
@@ -97,6 +98,7 @@ CODES: Mapping[int, CodeMeaning] = MappingProxyType(
         404: CodeMeaning(_K.ORDER_NOTE, "shares are being located for the short sale; the order is held"),
         420: CodeMeaning(_K.DATA_ENDED, "real-time query refused: pacing, or no permission"),
         434: CodeMeaning(_K.ORDER_REFUSED, "the quantity must be above zero"),
+        387: CodeMeaning(_K.ORDER_REFUSED, "the order type is not supported for this contract"),
         1100: CodeMeaning(_K.LINK_LOST, "the gateway lost Interactive Brokers; it reconnects by itself"),
         1101: CodeMeaning(_K.LINK_BACK_DATA_LOST),
         1102: CodeMeaning(_K.LINK_BACK),
@@ -109,6 +111,7 @@ CODES: Mapping[int, CodeMeaning] = MappingProxyType(
             _K.DATA_REFUSED, "subscribe to the market data in Client Portal, or set the type to delayed"
         ),
         10090: CodeMeaning(_K.INFO),
+        10006: CodeMeaning(_K.ORDER_REFUSED),
         10147: CodeMeaning(_K.ORDER_UNCONFIRMED),
         10148: CodeMeaning(_K.ORDER_NOTE),
         10168: CodeMeaning(
@@ -119,6 +122,7 @@ CODES: Mapping[int, CodeMeaning] = MappingProxyType(
             _K.DATA_ENDED, "the user is logged in elsewhere and gets the data there: log out there"
         ),
         10225: CodeMeaning(_K.DATA_ENDED),
+        10243: CodeMeaning(_K.ORDER_REFUSED, "the quantity must be a whole number"),
         10349: CodeMeaning(_K.ORDER_NOTE),
     }
 )

@@ -56,6 +56,13 @@ class IbkrConnection:
         first_backoff_s: Pause before the second attempt; doubles up to `max_backoff_s`, with jitter.
         max_backoff_s: Longest pause between attempts.
         monotonic_ns: Clock of `receive_ns` and of send times.
+
+    Attributes:
+        state: Where the connection stands.
+        reason: Why, in words.
+        session: The present session; None between two.
+        order_handler: Receives messages about orders.
+        contracts: The library's contracts of resolved instruments, by con_id.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class IbkrConnection:
         self.monotonic_ns = monotonic_ns
         self.session: IbkrSession | None = None
         self.order_handler: OrderHandler = NoOrders()
+        self.contracts: dict[int, Any] = {}
         self._observers: list[ConnectionObserver] = []
         self._backoff_s = (first_backoff_s, max_backoff_s)
         self._library: Library | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
@@ -28,7 +28,7 @@ from strategy.ports import BrokerSnapshot, ConnectionState, FeedListener
 
 log = structlog.get_logger("ibkr")
 
-BarSource = Literal["history", "realtime"]
+BAR_SOURCES = ("historical", "realtime")
 
 _CHECK_EVERY_S = 0.25
 _FIRST_RETRY_S = 2.0
@@ -45,8 +45,10 @@ class IbkrFeed:
         history_bars: Closed bars of the past to return, > 0.
         depth_rows: Rows of the book per side; 0 for no book.
         quotes: Whether to subscribe to quotes and prints.
-        bar_source: "history" for historical data kept up to date, "realtime" for 5-second bars.
+        bar_source: "historical" for historical data kept up to date, "realtime" for 5-second bars.
         regular_hours_only: Whether bars are of regular trading hours only.
+        exchange: Where stocks are routed and their data come from.
+        currency: Of stocks.
         stale_after_s: Silence, in trading hours, after which a subscription is asked for again;
             for bars the bar size is added.
         request_timeout_s: How long to wait for contract details and for history.
@@ -61,8 +63,10 @@ class IbkrFeed:
         *,
         depth_rows: int = 10,
         quotes: bool = True,
-        bar_source: BarSource = "history",
+        bar_source: str = "historical",
         regular_hours_only: bool = True,
+        exchange: str = "SMART",
+        currency: str = "USD",
         stale_after_s: float = 60.0,
         request_timeout_s: float = 30.0,
         wall_ns: Callable[[], int] = time_ns,
@@ -73,6 +77,8 @@ class IbkrFeed:
             )
         except ValueError as e:
             raise FeedError(str(e)) from e
+        if bar_source not in BAR_SOURCES:
+            raise FeedError(f"bar_source is {bar_source!r}; use one of {', '.join(BAR_SOURCES)}")
         if bar_source == "realtime" and (bar_size_s % 5 or bar_size_s >= DAY_S):
             raise FeedError(f"bar_size_s is {bar_size_s}; 5-second bars build multiples of 5 below a day")
         self._connection = connection
@@ -81,12 +87,12 @@ class IbkrFeed:
         self._depth_rows = depth_rows
         self._with_quotes = quotes
         self._bar_source = bar_source
+        self._exchange, self._currency = exchange, currency
         self._stale_after_s = stale_after_s
         self._request_timeout_s = request_timeout_s
         self._clock = ExchangeClock(wall_ns)
         self._time = FeedTime(self._receive_ns, self._clock.now_ns, self._clock.observe)
         self._instruments: dict[int, Instrument] = {}
-        self._contracts: dict[int, Any] = {}
         self._hours: dict[int, tuple[tuple[int, int], ...]] = {}
         self._streams: list[Stream] = []
         self._wake = asyncio.Event()
@@ -121,7 +127,7 @@ class IbkrFeed:
         Raises:
             FeedError: History was refused or did not come in time; the message names the symbol.
         """
-        if unknown := [i.symbol for i in instruments if i.con_id not in self._contracts]:
+        if unknown := [i.symbol for i in instruments if i.con_id not in self._instruments]:
             raise FeedError(f"{', '.join(unknown)}: resolve the symbol before subscribing to it")
         self._connection.observe(self)
         bars = [self._bar_stream(i, listener) for i in instruments]
@@ -161,18 +167,11 @@ class IbkrFeed:
             if session is not None and session.usable and session.pacer.try_take(1):
                 self._requests.cancel(session, stream)
 
-    def _contract_of(self, con_id: int) -> Any:
-        return self._contracts[con_id]
-
-    def instrument_of(self, con_id: int) -> Instrument | None:
-        """Return a resolved instrument."""
-        return self._instruments.get(con_id)
-
     # --- resolving ---------------------------------------------------------------------------------
 
     async def _resolve(self, session: IbkrSession, symbol: str) -> Instrument:
         try:
-            fields = contract_fields(symbol)
+            fields = contract_fields(symbol, self._exchange, self._currency)
             wanted = session.library.contract(**fields)
             request_id = int(session.client.getReqId())
             details = await session.ask(
@@ -195,7 +194,9 @@ class IbkrFeed:
         except ValueError as e:
             log.warning("trading hours unknown", symbol=symbol, problem=str(e))
         self._instruments[instrument.con_id] = instrument
-        self._contracts[instrument.con_id] = session.library.contract(conId=instrument.con_id, **fields)
+        self._connection.contracts[instrument.con_id] = session.library.contract(
+            conId=instrument.con_id, **fields
+        )
         return instrument
 
     async def _ask_time(self, session: IbkrSession) -> None:
@@ -206,6 +207,9 @@ class IbkrFeed:
             return
         if answer:
             self._clock.set_gateway_time(int(answer[0]))
+
+    def _contract_of(self, con_id: int) -> Any:
+        return self._connection.contracts[con_id]
 
     def _session(self) -> IbkrSession:
         session = self._connection.session
@@ -221,7 +225,7 @@ class IbkrFeed:
 
     def _bar_stream(self, instrument: Instrument, listener: FeedListener) -> BarStream:
         arguments = (instrument, listener, self._time, self._bar_size_s, self._history_bars)
-        if self._bar_source == "history":
+        if self._bar_source == "historical":
             return BarStream(*arguments)
         stream = RealtimeBarStream(*arguments)
         stream.on_gap = self._on_gap

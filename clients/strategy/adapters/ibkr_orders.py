@@ -30,7 +30,8 @@ REJECTED = "Rejected"
 """Our status of an order that was refused for good."""
 DONE_STATUSES = frozenset({"Filled", "Cancelled", "ApiCancelled", "Inactive", REJECTED})
 WORKING_STATUSES = frozenset({"PreSubmitted", "Submitted", "PendingCancel", "ApiPending"})
-OCA_CANCEL_REST = 1
+OCA_REDUCE_REST = 2
+"""A partial fill of one child reduces the other; cancelling it would leave the rest unprotected."""
 
 _UNSET = 1.7976931348623157e308
 _SIDES = {"BOT": Side.BUY, "BUY": Side.BUY, "SLD": Side.SELL, "SELL": Side.SELL, "SSHORT": Side.SELL}
@@ -48,7 +49,7 @@ class OrderSpec:
         limit_price: Plain decimal text; "" for none.
         stop_price: Plain decimal text; "" for none.
         tif: "DAY" or "GTC"; an order without one may be changed by the gateway's presets (code 10349).
-        oca_group: Children of one bracket cancel each other; "" for none.
+        oca_group: A fill of one child of a bracket reduces the other; "" for none.
         child: Belongs to the first order of the list.
         transmit: Only the last message sets the whole list to work.
     """
@@ -127,7 +128,7 @@ def fill_order(order: Any, spec: OrderSpec, order_id: int, parent_id: int, accou
         order.parentId = parent_id
     if spec.oca_group:
         order.ocaGroup = spec.oca_group
-        order.ocaType = OCA_CANCEL_REST
+        order.ocaType = OCA_REDUCE_REST
     return order
 
 

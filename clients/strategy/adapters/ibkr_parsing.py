@@ -78,17 +78,17 @@ def redact_account(account: str) -> str:
 # --- instruments and hours -----------------------------------------------------------------------
 
 
-def contract_fields(symbol: str) -> dict[str, str]:
+def contract_fields(symbol: str, exchange: str = "SMART", currency: str = "USD") -> dict[str, str]:
     """Return the fields of the contract that a symbol of the configuration stands for.
 
-    "AAPL" is a US stock routed SMART, "EUR.USD" is the currency pair on IDEALPRO.
+    "AAPL" is a stock on `exchange` in `currency`, "EUR.USD" is the currency pair on IDEALPRO.
     """
     text = symbol.strip().upper()
     if pair := _CASH_SYMBOL.fullmatch(text):
         return {"symbol": pair[1], "secType": "CASH", "exchange": "IDEALPRO", "currency": pair[2]}
     if not text or any(c.isspace() and c != " " for c in text):
         raise ValueError(f"symbol {symbol!r} is empty or holds odd blanks")
-    return {"symbol": text, "secType": "STK", "exchange": "SMART", "currency": "USD"}
+    return {"symbol": text, "secType": "STK", "exchange": exchange, "currency": currency}
 
 
 def parse_instrument(symbol: str, details: Any) -> Instrument:
