@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Returns:
-        The exit status: 0 after a drain, 2 for bad input, 1 for what the machine lacks.
+        The exit status: 0 after a drain, 2 for bad input, 1 for what the machine lacks, 130 when
+        interrupted before it served.
     """
     args = build_parser().parse_args(arguments)
     logs.configure("similarity", json=args.log_format == "json", level=args.log_level)
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(server.serve({"index": facts}))
     except StartError as e:
         return cli.report(e)
+    except KeyboardInterrupt:
+        return 130  # while the index was loading: nothing was served yet
     return 0
 
 

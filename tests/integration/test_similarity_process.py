@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -23,12 +25,12 @@ DEADLINE_S = 60.0
 PACKAGED = Path(similarity_server.__file__).parent / "indexes"
 
 
-def command(*arguments):
+def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "similarity_server", *map(str, arguments)]
 
 
 @contextlib.contextmanager
-def running(ready, *arguments):
+def running(ready: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """Start the server; yield the process and what its ready file says."""
     process = subprocess.Popen(
         command("--ready-file", ready, *arguments),
@@ -39,7 +41,7 @@ def running(ready, *arguments):
     try:
         until = time.monotonic() + DEADLINE_S
         while not ready.exists():
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < until, "no ready file"
             time.sleep(0.02)
         yield process, json.loads(ready.read_text())
@@ -48,7 +50,7 @@ def running(ready, *arguments):
         process.communicate()
 
 
-def failed(*arguments):
+def failed(*arguments: object) -> tuple[int, list[str]]:
     """Run a server that cannot start; return its exit status and the lines of errors."""
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.stdout == ""
@@ -56,12 +58,12 @@ def failed(*arguments):
 
 
 @pytest.fixture
-def indexes(tmp_path):
+def indexes(tmp_path: Path) -> Path:
     write_index(tmp_path / "indexes", state_arrays(200, 16))
     return tmp_path / "indexes"
 
 
-def request(dimension=16, count=5):
+def request(dimension: int = 16, count: int = 5) -> pb.SearchNeighborsRequest:
     query = unit_vectors(np.random.default_rng(3), 1, dimension)[0]
     return pb.SearchNeighborsRequest(
         request_id="r", index_name="market_states", embedding_f32=query.tobytes(), neighbor_count=count
@@ -69,7 +71,9 @@ def request(dimension=16, count=5):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_server_starts_serves_and_drains_on_a_signal(tmp_path, indexes, number):
+def test_the_server_starts_serves_and_drains_on_a_signal(
+    tmp_path: Path, indexes: Path, number: signal.Signals
+) -> None:
     ready = tmp_path / "ready.json"
     with running(ready, "--indexes", indexes, "--log-format", "json") as (process, content):
         assert content["pid"] == process.pid
@@ -90,7 +94,9 @@ def test_the_server_starts_serves_and_drains_on_a_signal(tmp_path, indexes, numb
         assert events == ["index loaded", "serving", "draining", "stopped"]
 
 
-async def test_a_signal_ends_open_streams_with_unavailable_after_what_was_answered(tmp_path, indexes):
+async def test_a_signal_ends_open_streams_with_unavailable_after_what_was_answered(
+    tmp_path: Path, indexes: Path
+) -> None:
     with running(tmp_path / "ready.json", "--indexes", indexes) as (process, content):
         async with grpc.aio.insecure_channel(content["address"]) as channel:
             health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -106,7 +112,9 @@ async def test_a_signal_ends_open_streams_with_unavailable_after_what_was_answer
             assert await asyncio.to_thread(process.wait, DEADLINE_S) == 0
 
 
-async def test_a_restart_on_the_same_port_is_picked_up_by_the_same_channel(tmp_path, indexes):
+async def test_a_restart_on_the_same_port_is_picked_up_by_the_same_channel(
+    tmp_path: Path, indexes: Path
+) -> None:
     ready = tmp_path / "ready.json"
     with running(ready, "--indexes", indexes) as (process, content):
         channel = grpc.aio.insecure_channel(
@@ -126,7 +134,7 @@ async def test_a_restart_on_the_same_port_is_picked_up_by_the_same_channel(tmp_p
         await channel.close()
 
 
-def test_a_port_in_use_is_one_clear_line(indexes):
+def test_a_port_in_use_is_one_clear_line(indexes: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -145,14 +153,14 @@ def test_a_port_in_use_is_one_clear_line(indexes):
         assert "choose another --metrics-port" in lines[0]
 
 
-def test_a_missing_index_is_one_clear_line(tmp_path):
+def test_a_missing_index_is_one_clear_line(tmp_path: Path) -> None:
     status, lines = failed("--indexes", tmp_path)
     assert status == 2
     assert len(lines) == 1
     assert lines[0].startswith(f"error: no index 'market_states' in {tmp_path}: build it with `make models`")
 
 
-def test_a_corrupt_index_is_one_clear_line(indexes):
+def test_a_corrupt_index_is_one_clear_line(indexes: Path) -> None:
     path = indexes / "market_states" / "1" / "states.npz"
     os.truncate(path, path.stat().st_size // 2)
     status, lines = failed("--indexes", indexes)
@@ -161,14 +169,14 @@ def test_a_corrupt_index_is_one_clear_line(indexes):
     assert lines[0].startswith(f"error: {path} has sha256 ")
 
 
-def test_a_bad_option_is_one_clear_line(indexes):
+def test_a_bad_option_is_one_clear_line(indexes: Path) -> None:
     status, lines = failed("--indexes", indexes, "--max-added", "many")
     assert status == 2
     assert lines == [("error: argument --max-added: 'many' is no count: give a whole number from 1 to 1000000 "
                      "(see similarity_server --help)")]  # fmt: skip
 
 
-def test_help_says_what_is_not_durable():
+def test_help_says_what_is_not_durable() -> None:
     done = subprocess.run(command("--help"), capture_output=True, text=True, timeout=DEADLINE_S, check=True)
     assert "lost at exit" in " ".join(done.stdout.split())
 
@@ -176,7 +184,7 @@ def test_help_says_what_is_not_durable():
 @pytest.mark.skipif(
     not PACKAGED.is_dir(), reason="the packaged index is not built yet: `make models` builds it"
 )
-def test_the_packaged_index_is_served(tmp_path):
+def test_the_packaged_index_is_served(tmp_path: Path) -> None:
     with running(tmp_path / "ready.json") as (_, content):
         with grpc.insecure_channel(content["address"]) as channel:
             answer = pb_grpc.SimilarityServiceStub(channel).SearchNeighbors(

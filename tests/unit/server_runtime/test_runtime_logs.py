@@ -1,6 +1,8 @@
 import io
 import json
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -9,7 +11,7 @@ from server_runtime import logs
 
 
 @pytest.fixture(autouse=True)
-def restored_logging():
+def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -18,11 +20,11 @@ def restored_logging():
     root.setLevel(level)
 
 
-def lines_of(stream):
+def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_a_line_is_one_json_object_with_its_service_and_level():
+def test_a_line_is_one_json_object_with_its_service_and_level() -> None:
     stream = io.StringIO()
     logs.configure("similarity", json=True, stream=stream)
     structlog.get_logger().info("index loaded", states=12)
@@ -34,7 +36,7 @@ def test_a_line_is_one_json_object_with_its_service_and_level():
     assert line["timestamp"].endswith("Z")
 
 
-def test_text_lines_are_key_value_pairs_without_colours_off_a_terminal():
+def test_text_lines_are_key_value_pairs_without_colours_off_a_terminal() -> None:
     stream = io.StringIO()
     logs.configure("similarity", json=False, stream=stream)
     structlog.get_logger().warning("slow", request_id="r-1")
@@ -56,7 +58,7 @@ def test_text_lines_are_key_value_pairs_without_colours_off_a_terminal():
     ],
 )
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_password_in_a_dsn_never_reaches_a_line(text, secret, as_json):
+def test_a_password_in_a_dsn_never_reaches_a_line(text: str, secret: str, as_json: bool) -> None:
     stream = io.StringIO()
     logs.configure("x", json=as_json, stream=stream)
     log = structlog.get_logger()
@@ -71,7 +73,7 @@ def test_a_password_in_a_dsn_never_reaches_a_line(text, secret, as_json):
     assert "ConnectionError" in stream.getvalue()
 
 
-def test_values_under_secret_keys_and_account_numbers_are_masked():
+def test_values_under_secret_keys_and_account_numbers_are_masked() -> None:
     stream = io.StringIO()
     logs.configure("x", json=True, stream=stream)
     structlog.get_logger().info("up", api_key="abc", account="DU1234567", decision_count=3, port=8101)
@@ -82,13 +84,13 @@ def test_values_under_secret_keys_and_account_numbers_are_masked():
     assert line["port"] == 8101
 
 
-def test_an_address_without_a_password_stays_readable():
+def test_an_address_without_a_password_stays_readable() -> None:
     assert logs.redact("http://localhost:8101/path and postgresql://db:5432/trade") == (
         "http://localhost:8101/path and postgresql://db:5432/trade"
     )
 
 
-def test_libraries_that_use_the_standard_library_share_the_stream_and_the_form():
+def test_libraries_that_use_the_standard_library_share_the_stream_and_the_form() -> None:
     stream = io.StringIO()
     logs.configure("x", json=True, stream=stream)
     logging.getLogger("ib_insync.client").warning("disconnected %d", 7)
@@ -98,7 +100,7 @@ def test_libraries_that_use_the_standard_library_share_the_stream_and_the_form()
     assert line["service"] == "x"
 
 
-def test_configuring_again_replaces_the_stream_for_loggers_made_before():
+def test_configuring_again_replaces_the_stream_for_loggers_made_before() -> None:
     first, second = io.StringIO(), io.StringIO()
     log = structlog.get_logger()
     logs.configure("x", json=True, stream=first)
@@ -110,7 +112,7 @@ def test_configuring_again_replaces_the_stream_for_loggers_made_before():
     assert [line["event"] for line in lines_of(second)] == ["two", "three"]
 
 
-def test_levels_below_the_chosen_one_are_not_shown():
+def test_levels_below_the_chosen_one_are_not_shown() -> None:
     stream = io.StringIO()
     logs.configure("x", json=True, level="warning", stream=stream)
     structlog.get_logger().info("hidden")
@@ -119,6 +121,6 @@ def test_levels_below_the_chosen_one_are_not_shown():
     assert [line["event"] for line in lines_of(stream)] == ["shown"]
 
 
-def test_an_unknown_level_names_the_known_ones():
+def test_an_unknown_level_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'loud' is unknown: use debug, info"):
         logs.configure("x", json=True, level="loud")

@@ -1,23 +1,28 @@
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fakes.similarity_index import HOUR_NS, START_NS, state_arrays, unit_vectors, write_index
 from similarity_server.added import AddedStates, DeltaFullError, State
 from similarity_server.artifact import IndexCard, Provenance, StateTable
-from similarity_server.index import StateIndex, load_index
+from similarity_server.index import Match, StateIndex, load_index
+
+Vectors = NDArray[np.float32]
+Times = NDArray[np.int64]
 
 DIMENSION = 8
 
 
-def some_state(state_id, outcome_ns=START_NS):
+def some_state(state_id: int, outcome_ns: int = START_NS) -> State:
     return State(state_id, 1, "AAA", outcome_ns - HOUR_NS, outcome_ns, HOUR_NS, 1.0)
 
 
-def built(embeddings, outcome_ns, max_added=1000):
+def built(embeddings: Vectors, outcome_ns: Times, max_added: int = 1000) -> StateIndex:
     """An index of rows whose state_id is their place, from 1, in order of time."""
     count = len(embeddings)
     order = np.argsort(outcome_ns, kind="stable")
@@ -37,7 +42,14 @@ def built(embeddings, outcome_ns, max_added=1000):
     )
 
 
-def check(found, query, embeddings, outcome_ns, count, before_ns):
+def check(
+    found: list[Match],
+    query: Vectors,
+    embeddings: Vectors,
+    outcome_ns: Times,
+    count: int,
+    before_ns: int | None,
+) -> None:
     """Compare with a brute-force search in numpy; rows whose cosines differ by rounding may swap."""
     cosines = embeddings @ query
     known = [i for i in range(len(embeddings)) if before_ns is None or outcome_ns[i] < before_ns]
@@ -57,7 +69,9 @@ def check(found, query, embeddings, outcome_ns, count, before_ns):
     count=st.integers(1, 256),
     before=st.none() | st.integers(-2, 22),
 )
-def test_the_merged_nearest_are_those_of_a_brute_force_search(seed, main, delta, count, before):
+def test_the_merged_nearest_are_those_of_a_brute_force_search(
+    seed: int, main: int, delta: int, count: int, before: int | None
+) -> None:
     rng = np.random.default_rng(seed)
     vectors = unit_vectors(rng, main + delta, DIMENSION)
     # Few distinct instants: many states share the one that before_time names.
@@ -74,7 +88,7 @@ def test_the_merged_nearest_are_those_of_a_brute_force_search(seed, main, delta,
     check(found, query, vectors, outcome_ns, count, before_ns)
 
 
-def test_equal_similarities_come_in_order_of_their_ids():
+def test_equal_similarities_come_in_order_of_their_ids() -> None:
     rng = np.random.default_rng(0)
     vector = unit_vectors(rng, 1, DIMENSION)
     index = built(np.repeat(vector, 3, axis=0), np.array([3, 1, 2]) * HOUR_NS)
@@ -82,7 +96,7 @@ def test_equal_similarities_come_in_order_of_their_ids():
     assert [m.state.state_id for m in index.search(vector[0], 5)] == [1, 2, 3, 7, 9]
 
 
-def test_a_state_is_known_only_after_its_outcome():
+def test_a_state_is_known_only_after_its_outcome() -> None:
     rng = np.random.default_rng(0)
     vectors = unit_vectors(rng, 2, DIMENSION)
     index = built(vectors[:1], np.array([START_NS]))
@@ -91,7 +105,7 @@ def test_a_state_is_known_only_after_its_outcome():
     assert [m.state.state_id for m in index.search(vectors[0], 10, START_NS + 1)] == [1, 2]
 
 
-def test_adding_a_state_that_is_there_changes_nothing():
+def test_adding_a_state_that_is_there_changes_nothing() -> None:
     rng = np.random.default_rng(0)
     vectors = unit_vectors(rng, 4, DIMENSION)
     index = built(vectors[:1], np.array([START_NS]))
@@ -104,14 +118,14 @@ def test_adding_a_state_that_is_there_changes_nothing():
     assert second.similarity == pytest.approx(float(vectors[0] @ vectors[2]), abs=1e-6)
 
 
-def test_the_latest_event_moves_with_what_is_added():
+def test_the_latest_event_moves_with_what_is_added() -> None:
     vectors = unit_vectors(np.random.default_rng(0), 2, DIMENSION)
     index = built(vectors[:1], np.array([START_NS]))
     index.add([some_state(2, START_NS + 5 * HOUR_NS)], vectors[1:])
     assert index.as_of_ns == START_NS + 4 * HOUR_NS
 
 
-def test_what_does_not_fit_is_not_added_in_part():
+def test_what_does_not_fit_is_not_added_in_part() -> None:
     vectors = unit_vectors(np.random.default_rng(0), 3, DIMENSION)
     added = AddedStates(DIMENSION, capacity=2)
     with pytest.raises(DeltaFullError, match="3 new states do not fit beside 0 of at most 2"):
@@ -121,13 +135,13 @@ def test_what_does_not_fit_is_not_added_in_part():
     assert added.add([some_state(i) for i in (1, 2)], vectors[:2]) == 0
 
 
-def test_searching_while_another_thread_adds_finds_nothing_wrong():
+def test_searching_while_another_thread_adds_finds_nothing_wrong() -> None:
     rng = np.random.default_rng(0)
     vectors = unit_vectors(rng, 600, DIMENSION)
     index = built(vectors[:100], START_NS + np.arange(100) * HOUR_NS)
     failures = []
 
-    def add():
+    def add() -> None:
         for row in range(100, 600, 5):
             rows = range(row, row + 5)
             index.add([some_state(i + 1, START_NS + i * HOUR_NS) for i in rows], vectors[row : row + 5])
@@ -147,7 +161,7 @@ def test_searching_while_another_thread_adds_finds_nothing_wrong():
     assert index.search(vectors[599], 1)[0].state.state_id == 600
 
 
-def test_rounded_embeddings_are_normalised_and_rows_keep_their_facts(tmp_path):
+def test_rounded_embeddings_are_normalised_and_rows_keep_their_facts(tmp_path: Path) -> None:
     arrays = write_index(tmp_path)
     index = load_index(tmp_path, "market_states")
     for row in (0, 123, 499):
@@ -162,11 +176,11 @@ def test_rounded_embeddings_are_normalised_and_rows_keep_their_facts(tmp_path):
             event_ns=int(arrays["event_ns"][row]),
             outcome_ns=int(arrays["outcome_ns"][row]),
             bar_ns=int(arrays["bar_size_s"][row]) * 10**9,
-            forward_return_bps=pytest.approx(float(arrays["forward_return_bps"][row])),
+            forward_return_bps=float(arrays["forward_return_bps"][row]),
         )
 
 
-def test_the_highest_version_is_loaded_unless_one_is_named(tmp_path):
+def test_the_highest_version_is_loaded_unless_one_is_named(tmp_path: Path) -> None:
     for version in (1, 2, 10):
         write_index(tmp_path, state_arrays(20, DIMENSION), version=version)
     assert load_index(tmp_path, "market_states").card.provenance.version == 10
