@@ -54,7 +54,7 @@ setup: $(STAMP) $(TRITON_STAMP) $(IB_ASYNC_STAMP) ## Build every environment tha
 
 # --- run --------------------------------------------------------------------------------------
 SESSION ?= generated
-SPEED ?= 300
+SPEED ?=
 SYMBOLS ?=
 GATEWAY ?=
 TRITON ?=
@@ -65,6 +65,10 @@ ARGS ?=
 STACK = $(BIN)/python -m local_stack --session "$(SESSION)" --speed "$(SPEED)" --seed "$(SEED)" \
 	--symbols "$(SYMBOLS)" --gateway "$(GATEWAY)" --triton "$(TRITON)" --similarity "$(SIMILARITY)" \
 	$(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+
+.PHONY: psql
+psql: $(RUN_STAMP) ## Open psql on the recorded data (SQL="select …" runs one statement)
+	@$(BIN)/python -m journal psql -- $(if $(SQL),-c "$(SQL)")
 
 .PHONY: run
 run: $(RUN_STAMP) $(if $(TRITON),,$(TRITON_STAMP)) ## Trade one session on paper (SESSION= SPEED= SYMBOLS= GATEWAY= TRITON= SIMILARITY= CONFIG= DATABASE_URL=)

@@ -192,14 +192,17 @@ class Engine:
 
     def on_data_type(self, con_id: int, live: bool) -> None:
         """Data became delayed or live."""
+        was_live = self._market.is_live(con_id)
         self._market.set_live(con_id, live)
-        if not live:
+        if was_live and not live:
             self.on_trouble(
                 "delayed data", con_id, f"{self._market.symbol(con_id)}: no entries on delayed data"
             )
 
     def on_halt(self, con_id: int, halted: bool) -> None:
         """Trading was halted or resumed."""
+        if halted == self._market.is_halted(con_id):
+            return
         self._market.set_halted(con_id, halted)
         self.on_trouble("halt", con_id, f"{self._market.symbol(con_id)} {'halted' if halted else 'resumed'}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from market.events import Bar
 from strategy.decider import Decided
@@ -12,7 +12,9 @@ from strategy.portfolio import Portfolio
 from strategy.recording import NEIGHBORS
 from strategy.screen import BarSummary, Screen
 from strategy.status import DecisionFeed, DecisionView
-from tradeserve_client.answers import Answer, Outcome, Reason
+from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
+
+_PASSING = frozenset({Reason.LATE, Reason.BUSY, Reason.NO_BUDGET, Reason.NO_INPUT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Narrator:
     screen: Screen
     budget_ms: float
     rows: Callable[[], tuple[int, int]]
+    _away: dict[str, str] = field(default_factory=dict)
 
     def decided(self, decided: Decided, symbol: str) -> None:
         """Count and show a decision."""
@@ -43,8 +46,11 @@ class Narrator:
         for name, outcome in answers.items():
             if isinstance(outcome, Answer):
                 self.ledger.add_answer(name, outcome.call.round_trip_ns)
+                if self._away.pop(name, ""):
+                    self.screen.attention(f"{name} answers again")
             elif outcome.reason is not Reason.OFF:
                 self.ledger.add_missing(name, outcome.reason.value, outcome.detail)
+                self._explain(name, outcome)
         self.screen.decision(
             symbol,
             decided.bar.end_ns,
@@ -68,6 +74,12 @@ class Narrator:
                 decided.clock.total_ns / 1e6,
             )
         )
+
+    def _explain(self, name: str, outcome: NoAnswer) -> None:
+        """Say once why a service is away; a late answer is normal and stands in the decision's line."""
+        if outcome.reason not in _PASSING and self._away.get(name) != outcome.reason.value:
+            self._away[name] = outcome.reason.value
+            self.screen.attention(f"{name} {outcome.reason}: {outcome.detail}")
 
     def bar_done(self, bar: Bar) -> None:
         """Show the account after a bar of all instruments."""

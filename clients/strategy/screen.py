@@ -93,7 +93,7 @@ class Screen:
         spans = " ".join(f"{stage} {span / 1e6:.1f}" for stage, span in clock.spans.items())
         self.line(
             f"{_time(event_ns)} {symbol:<6} {side:<4} {shown} | {answers} | "
-            f"{clock.total_ns / 1e6:5.1f} of {budget_ms:g} ms ({spans}) | {reason}",
+            f"{clock.total_ns / 1e6:5.1f} of {budget_ms:g} ms ({spans}) | {reason if p else 'below quorum'}",
             _COLOURS[side],
         )
 
@@ -151,4 +151,4 @@ def _answer(name: str, outcome: Outcome[object]) -> str:
         return f"{name} {outcome.call.round_trip_ns / 1e6:.1f} ms"
     if outcome.reason is Reason.OFF:
         return f"{name} off"
-    return f"{name} MISSING ({outcome.reason}{': ' + outcome.detail if outcome.detail else ''})"
+    return f"{name} MISSING ({outcome.reason})"

@@ -20,8 +20,13 @@ def _host_port(text: str) -> str:
     return text
 
 
-def _speed(text: str) -> float:
-    value = float(text)
+def _speed(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from e
     if not 0.1 <= value <= 100_000:
         raise argparse.ArgumentTypeError(f"{text} is outside 0.1 to 100000")
     return value
@@ -37,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "--session", default="generated", help="generated, sample, or a file of bars (docs/session_format.md)"
     )
     parser.add_argument(
-        "--speed", type=_speed, default=300.0, help="simulated seconds per second (default 300)"
+        "--speed", type=_speed, default=None, help="simulated seconds per second (default: a bar a second)"
     )
     parser.add_argument("--symbols", default="", help="comma-separated; default: the session's own")
     parser.add_argument("--seed", type=int, default=7, help="of the generated market (default 7)")

@@ -19,7 +19,7 @@ class Options:
 
     Attributes:
         session: "generated", "sample" or a file of recorded bars.
-        speed: Simulated seconds per second.
+        speed: Simulated seconds per second; None for one bar a second.
         symbols: Empty for the session's own.
         seed: Of the generated market.
         gateway: host:port of a real IB Gateway; "" for the simulator.
@@ -34,7 +34,7 @@ class Options:
     """
 
     session: str = "generated"
-    speed: float = 300.0
+    speed: float | None = None
     symbols: tuple[str, ...] = ()
     seed: int = 7
     gateway: str = ""
@@ -106,14 +106,13 @@ def gateway(options: Options, folder: Path) -> Service:
         "gateway_simulator",
         "--session",
         options.session,
-        "--speed",
-        str(options.speed),
         "--seed",
         str(options.seed),
         "--port",
         "0",
         "--state-file",
         str(folder / "gateway.state.json"),
+        *(("--speed", str(options.speed)) if options.speed else ()),
         *(("--symbols", ",".join(options.symbols)) if options.symbols else ()),
         *options.gateway_arguments,
     )

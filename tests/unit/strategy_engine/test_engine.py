@@ -64,7 +64,7 @@ async def test_below_the_quorum_it_holds_and_names_what_is_missing(world: World)
     assert decision.side == "HOLD"
     assert decision.up_probability is None
     assert "gaf_resnet" in decision.reason
-    assert "gaf_resnet MISSING (down" in world.text.getvalue()
+    assert "gaf_resnet MISSING (down)" in world.text.getvalue()
     calls = {row.service: row for row in world.journal.rows if isinstance(row, ModelCallRow)}
     assert calls["gaf_resnet"].outcome == "down"
     assert not calls["gaf_resnet"].used
@@ -146,7 +146,7 @@ async def test_a_position_without_a_stop_is_closed(world: World) -> None:
     await world.bar()
 
     (flatten,) = world.broker.placed
-    assert (flatten.purpose, flatten.side, flatten.quantity) == (Purpose.FLATTEN, Side.SELL, 10)
+    assert (flatten.purpose, flatten.side, flatten.quantity) == (Purpose.FLATTEN, Side.SELL, Decimal(10))
     assert "unprotected" in world.text.getvalue()
 
 
@@ -158,7 +158,7 @@ async def test_a_restarted_strategy_keeps_a_position_whose_stop_still_works(worl
 
     assert not world.broker.placed
     ((held, stop_price),) = engine.open_positions()
-    assert (held.quantity, stop_price) == (10, 98.0)
+    assert (held.quantity, stop_price) == (Decimal(10), 98.0)
 
 
 async def test_an_entry_that_does_not_fill_within_a_bar_is_cancelled(world: World) -> None:
@@ -305,7 +305,7 @@ async def test_a_refused_order_leaves_no_trace_of_being_open(world: World) -> No
 
 async def test_a_broken_decision_is_told_and_the_next_bar_is_decided(world: World) -> None:
     await world.start()
-    world.forecaster.probabilities = None  # type: ignore[assignment]  # a bug of ours
+    world.forecaster.probabilities = None  # type: ignore[assignment] # a bug of ours
     await world.bar()
     assert "decision failed" in world.text.getvalue()
     world.forecaster.probabilities = Probabilities(0.2, 0.2, 0.6)
