@@ -1,0 +1,106 @@
+"""Command line: train, export, index, all, check, pin."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from model_export.contract import MODELS, Layout
+from model_export.errors import ExportError
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m model_export",
+        description="Train the models, export them for Triton, build the index of past market states.",
+    )
+    parser.add_argument("--root", type=Path, default=_ROOT, help="repository root (default: this one)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("train", "train the networks; weights go to build/models"),
+        ("export", "write graphs, Triton configs and cards from the trained weights"),
+        ("index", "build the similarity index with the exported embedding model"),
+        ("all", "train, export, index, pin, check"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--data", type=Path, required=True, help="folder with the licensed data sets")
+        if name in ("train", "export", "all"):
+            command.add_argument("--model", choices=sorted(MODELS), action="append", help="only this one")
+        if name in ("train", "all"):
+            command.add_argument("--steps", type=int, help="fewer steps: a placeholder, and the card says so")
+    commands.add_parser("check", help="check every artifact against its card, configs and contract")
+    commands.add_parser("pin", help="write the artifacts' sha256 into clients/strategy/strategy.toml")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return 0, or 2 with one line on stderr when its input is unusable."""
+    args = _parser().parse_args(arguments)
+    try:
+        _run(args)
+    except ExportError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as e:
+        print(f"error: {e.name} is not installed; pip install 'tradeserve[export]'", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    layout = Layout(args.root)
+    if args.command == "check":
+        _check(layout)
+        return
+    if args.command == "pin":
+        _pin(layout)
+        return
+    from model_export.data import load_series
+
+    series = load_series(args.data)
+    names = getattr(args, "model", None) or list(MODELS)
+    if args.command in ("train", "all"):
+        from model_export import train
+
+        for name in names:
+            print(f"{name}: training", flush=True)
+            train.save(train.train(name, series, steps=args.steps), name, layout.work / f"{name}.pt")
+    if args.command in ("export", "all"):
+        from model_export import export, train
+
+        for name in names:
+            weights = layout.work / f"{name}.pt"
+            if not weights.is_file():
+                raise ExportError(f"{weights}: missing; run `python -m model_export train` first")
+            began = time.monotonic()
+            card = export.export(name, train.load(weights), series, layout)
+            print(f"{name}: exported in {time.monotonic() - began:.0f} s. {card.statement}", flush=True)
+    if args.command in ("index", "all"):
+        from model_export import index
+
+        print(f"index: {index.build_index(series, layout).statement}", flush=True)
+    if args.command == "all":
+        _pin(layout)
+        _check(layout)
+
+
+def _check(layout: Layout) -> None:
+    from model_export.check import check_all
+
+    for line in check_all(layout):
+        print(line)
+
+
+def _pin(layout: Layout) -> None:
+    from model_export.pin import pin
+
+    for line in pin(layout):
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

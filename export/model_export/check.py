@@ -1,0 +1,111 @@
+"""Checks every artifact against its card, its configs and the contract; no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from model_export import cards, triton_config
+from model_export.contract import (
+    EMBEDDING_DIMENSION,
+    HORIZON_BARS,
+    INDEX_MODEL,
+    INDEX_NAME,
+    INDEX_VERSION,
+    MODELS,
+    WINDOW,
+    Layout,
+)
+from model_export.errors import ArtifactError
+from model_export.runtime import Graph
+from model_export.windows import nasty_windows
+
+MAX_MODEL_BYTES = 3_000_000
+PARITY_LIMIT = 1e-4
+INDEX_ARRAYS = {
+    "state_id": "int64",
+    "embedding": "float16",
+    "con_id": "int64",
+    "symbol_id": "int32",
+    "event_ns": "int64",
+    "outcome_ns": "int64",
+    "bar_size_s": "int32",
+    "forward_return_bps": "float32",
+}
+
+
+def check_all(layout: Layout) -> list[str]:
+    """Check models and index.
+
+    Returns:
+        One line per artifact that is in order.
+
+    Raises:
+        ArtifactError: The first difference found; it names the file and the fix.
+    """
+    return [check_model(name, layout) for name in MODELS] + [check_index(layout)]
+
+
+def check_model(name: str, layout: Layout) -> str:
+    """Check graph, configs and card of one model."""
+    contract, path = MODELS[name], layout.onnx(name)
+    card: cards.ModelCard = cards.read_card(layout.card(name), cards.ModelCard)
+    _same(layout.card(name), "name", card.name, name)
+    _same(layout.card(name), "version", card.version, contract.version)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing; run `make models` or restore it from git")
+    _same(path, "sha256", cards.sha256_of(path), card.artifact_sha256)
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise ArtifactError(f"{path}: {path.stat().st_size} bytes, more than {MAX_MODEL_BYTES}")
+    graph = Graph(path)
+    inputs = {WINDOW.name: WINDOW.dims}
+    outputs = {t.name: t.dims for t in contract.outputs}
+    _same(path, "inputs", graph.inputs, {k: (None, *v) for k, v in inputs.items()})
+    _same(path, "outputs", graph.outputs, {k: (None, *v) for k, v in outputs.items()})
+    wanted = triton_config.parameters(
+        card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
+    )
+    for config in (layout.model_dir(name) / "config.pbtxt", layout.model_dir(name) / "configs" / "cpu.pbtxt"):
+        if not config.is_file():
+            raise ArtifactError(f"{config}: missing; run `make models` or restore it from git")
+        text = config.read_text()
+        _same(config, "tensors", triton_config.read_tensors(text), {"input": inputs, "output": outputs})
+        found = triton_config.read_parameters(text)
+        _same(config, "parameters", {k: found.get(k) for k in wanted}, wanted)
+    windows = nasty_windows()
+    expected = np.asarray(card.parity["torch_probabilities_of_nasty_windows"])
+    difference = float(np.abs(graph(windows)["probabilities"] - expected).max())
+    if not difference <= PARITY_LIMIT:
+        raise ArtifactError(f"{path}: differs by {difference:.1e} from what torch computed at export")
+    return f"{name} {card.version}: {card.artifact_sha256[:12]}, parity {difference:.0e}. {card.statement}"
+
+
+def check_index(layout: Layout) -> str:
+    """Check the index against its card and its embedding model."""
+    path = layout.index_dir / "states.npz"
+    card: cards.IndexCard = cards.read_card(layout.index_dir / "card.json", cards.IndexCard)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing; run `make models` or restore it from git")
+    _same(path, "sha256", cards.sha256_of(path), card.artifact_sha256)
+    model: cards.ModelCard = cards.read_card(layout.card(INDEX_MODEL), cards.ModelCard)
+    about = (card.name, card.version, card.dimension, card.horizon_bars)
+    _same(path, "card", about, (INDEX_NAME, INDEX_VERSION, EMBEDDING_DIMENSION, HORIZON_BARS))
+    made_by = {"name": model.name, "version": model.version, "artifact_sha256": model.artifact_sha256}
+    _same(path, "embedding model (rebuild with `index`)", card.embedding_model, made_by)
+    with np.load(path, allow_pickle=False) as arrays:
+        _same(path, "arrays", {k: str(arrays[k].dtype) for k in arrays if k != "symbols"}, INDEX_ARRAYS)
+        lengths = {len(arrays[k]) for k in INDEX_ARRAYS}
+        _same(path, "lengths", lengths, {card.state_count})
+        norms = np.linalg.norm(arrays["embedding"].astype(np.float32), axis=1)
+        _same(path, "as_of_ns", int(arrays["event_ns"].max()), card.as_of_ns)
+    if not np.abs(norms - 1).max() < 2e-3:
+        raise ArtifactError(f"{path}: an embedding does not have length 1; rebuild with `index`")
+    return f"{card.name} {card.version}: {card.artifact_sha256[:12]}, {card.state_count} states. {card.statement}"
+
+
+def _same(path: Path, what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise ArtifactError(
+            f"{path}: {what} {found!r}, expected {wanted!r}; run `make models` or restore it from git"
+        )

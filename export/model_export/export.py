@@ -1,0 +1,201 @@
+"""Turns a trained network into what Triton serves: graph, configs, card. Needs torch and onnx."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from model_export import cards, triton_config
+from model_export.architectures import gramian_fields
+from model_export.contract import BAR_SIZES_S, MAX_IR_VERSION, MODELS, OPSET, WINDOW, Layout
+from model_export.data import Series
+from model_export.errors import ParityError
+from model_export.metrics import BLOCK_DAYS, SUSPICIOUS_AUC, Metrics, block_ids, evaluate, spread_percentiles
+from model_export.runtime import Graph
+from model_export.train import Training, torch_outputs
+from model_export.windows import Samples, Split, build_samples, nasty_windows, thin
+
+TEST_SAMPLES = 20_000
+PARITY_LIMIT = 1e-4
+GAF_LIMIT = 1e-5
+_PARITY_WINDOWS = 256
+
+
+def export(name: str, training: Training, series: list[Series], layout: Layout) -> cards.ModelCard:
+    """Write graph, configs and card of one model into the model repository.
+
+    Raises:
+        ParityError: The graph does not compute what the network computes.
+    """
+    contract = MODELS[name]
+    path = layout.onnx(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exporter = write_onnx(training.model, name, path)
+    test = {b: thin(build_samples(series, b, Split.TEST), TEST_SAMPLES) for b in BAR_SIZES_S}
+    graph = Graph(path)
+    parity = measure_parity(training.model, graph, test)
+    measured = measure(graph, test, training.prior)
+    metrics: dict[str, Metrics] = measured[0]
+    placeholder = bool(training.facts["placeholder"])
+    skill = cards.has_skill(metrics) and not placeholder
+    statement = cards.statement_of(metrics, placeholder)
+    commit = cards.export_commit(layout.root)
+    card = cards.ModelCard(
+        **cards.describe_contract(contract),
+        data=cards.describe_data(series),
+        split=cards.describe_split(),
+        training={**training.facts, "exporter": exporter},
+        export_commit=commit,
+        artifact_sha256=cards.sha256_of(path),
+        parity=parity,
+        metrics={
+            "note": "test split; intervals: 95%, block bootstrap over days; AUC: up against down, flat left out; "
+            "baseline: class shares of the training split at the bar size; pooled: all bar sizes together",
+            **{k: {**m.as_dict(), "p_up_minus_p_down": measured[1][k]} for k, m in metrics.items()},
+            "milliseconds_per_call": round(graph.milliseconds(nasty_windows()), 3),
+        },
+        demonstrated_skill=skill,
+        statement=statement,
+    )
+    cards.write_card(layout.card(name), card)
+    values = triton_config.parameters(card.artifact_sha256, commit, skill, statement)
+    folder = layout.model_dir(name)
+    (folder / "configs").mkdir(exist_ok=True)
+    (folder / "config.pbtxt").write_text(triton_config.config_text(contract, values, gpu=True))
+    (folder / "configs" / "cpu.pbtxt").write_text(triton_config.config_text(contract, values, gpu=False))
+    return card
+
+
+def write_onnx(model: nn.Module, name: str, path: Path) -> str:
+    """Write the graph with a free batch dimension and nothing of this machine in it.
+
+    Returns:
+        Which of torch's exporters did it.
+    """
+    outputs = [t.name for t in MODELS[name].outputs]
+    example = torch.from_numpy(nasty_windows()[:3])
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is absent
+        raw = Path(folder) / "raw.onnx"
+        torch.onnx.export(
+            model.eval(),
+            (example,),
+            str(raw),
+            input_names=[WINDOW.name],
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            external_data=False,
+            verbose=False,
+        )
+        graph = onnx.load(str(raw))
+    _clean(graph, name)
+    onnx.checker.check_model(graph, full_check=True)
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+    return "torch.onnx dynamo"
+
+
+def _clean(model: Any, name: str) -> None:
+    """Drop what differs between machines and runs: stack traces, paths, versions."""
+    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
+    model.producer_name, model.producer_version, model.doc_string = "model_export", "", ""
+    model.graph.name, model.graph.doc_string = name, ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    for item in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    for function in model.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+
+
+def measure_parity(model: nn.Module, graph: Graph, test: dict[int, Samples]) -> dict[str, Any]:
+    """Compare network and graph on real and on nasty windows, one by one and in batches.
+
+    Raises:
+        ParityError: They differ by more than 1e-4, or the Gramian fields by more than 1e-5 from pyts.
+    """
+    real = [s.windows(np.linspace(0, len(s) - 1, _PARITY_WINDOWS).astype(np.int64)) for s in test.values()]
+    windows = np.concatenate([nasty_windows(), *real])
+    expected = torch_outputs(model, windows)
+    batch = list(graph(windows).values())
+    single = [np.concatenate(o) for o in zip(*(graph(w[None]).values() for w in windows[:64]), strict=True)]
+    worst = max(
+        max(float(np.abs(e - b).max()) for e, b in zip(expected, batch, strict=True)),
+        max(float(np.abs(e[:64] - s).max()) for e, s in zip(expected, single, strict=True)),
+    )
+    if not worst <= PARITY_LIMIT:
+        raise ParityError(f"torch and onnxruntime differ by {worst:.2e}, more than {PARITY_LIMIT:.0e}")
+    gaf = gaf_difference(np.concatenate(real)[:, :, 3])
+    if not gaf <= GAF_LIMIT:
+        raise ParityError(f"Gramian fields differ from pyts by {gaf:.2e}, more than {GAF_LIMIT:.0e}")
+    probes = [[round(float(v), 6) for v in row] for row in expected[0][: len(nasty_windows())]]
+    return {
+        "torch_vs_onnxruntime_max_abs": float(f"{worst:.3g}"),
+        "gaf_vs_pyts_max_abs": float(f"{gaf:.3g}"),
+        "windows": len(windows),
+        "torch_probabilities_of_nasty_windows": probes,
+    }
+
+
+def gaf_difference(series: NDArray[np.float32]) -> float:
+    """Return the largest difference between our Gramian fields and those of pyts.
+
+    Args:
+        series: (n, 60) values; constant series are left out, because pyts divides by zero there.
+    """
+    from pyts.image import GramianAngularField
+
+    values = np.log(series.astype(np.float64))
+    values = values - values[:, -1:]
+    values = values[np.ptp(values, axis=1) > 0]
+    ours = gramian_fields(torch.from_numpy(values.astype(np.float32)).unsqueeze(1)).numpy()
+    worst = 0.0
+    for channel, method in enumerate(("summation", "difference")):
+        reference = GramianAngularField(sample_range=(0, 1), method=method).fit_transform(
+            values.astype(np.float32).astype(np.float64)
+        )
+        worst = max(worst, float(np.abs(ours[:, channel] - reference).max()))
+    return worst
+
+
+def measure(
+    graph: Graph, test: dict[int, Samples], prior: dict[int, list[float]]
+) -> tuple[dict[str, Metrics], dict[str, dict[str, float]]]:
+    """Measure the exported graph on the test split, by bar size and pooled.
+
+    Returns:
+        Metrics, and percentiles of P(up) - P(down), by bar size in seconds and "pooled".
+    """
+    metrics: dict[str, Metrics] = {}
+    spreads: dict[str, dict[str, float]] = {}
+    parts: list[tuple[Any, ...]] = []
+    first_block = 0
+    for bar_size_s, samples in test.items():
+        p = graph(samples.windows())["probabilities"].astype(np.float64)
+        blocks = block_ids(samples.day, BLOCK_DAYS[bar_size_s])
+        baseline = np.tile(prior[bar_size_s], (len(samples), 1))
+        days = len(np.unique(samples.day))
+        result = evaluate(p, samples.label, samples.later_label, blocks, days, baseline)
+        if result.auc.value > SUSPICIOUS_AUC[bar_size_s]:
+            print(f"  warning: AUC {result.auc.value:.4f} at {bar_size_s} s: look for a leak", flush=True)
+        metrics[str(bar_size_s)], spreads[str(bar_size_s)] = result, spread_percentiles(p)
+        parts.append((p, samples.label, samples.later_label, blocks + first_block, baseline, days))
+        first_block += int(blocks.max()) + 1
+    p, label, later, blocks, baseline = (np.concatenate(c) for c in list(zip(*parts, strict=True))[:5])
+    metrics[cards.POOLED] = evaluate(p, label, later, blocks, sum(part[5] for part in parts), baseline)
+    spreads[cards.POOLED] = spread_percentiles(p)
+    return metrics, spreads

@@ -1,0 +1,128 @@
+"""Writes and reads Triton model configurations.
+
+The same folder serves on a GPU (`config.pbtxt`) and on a plain machine (`configs/cpu.pbtxt`, chosen
+with `--model-config-name=cpu`). No queue policy: it stalls innocent requests after a burst. No graph
+level: it lowers ONNX Runtime's own. TensorRT stays at FP32: log returns of 1e-4 vanish in FP16.
+
+Source: github.com/triton-inference-server/onnxruntime_backend README, "TensorRT optimization".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from model_export.contract import (
+    BAR_SIZES_S,
+    HORIZON_BARS,
+    MAX_BATCH_SIZE,
+    WINDOW,
+    ModelContract,
+    Tensor,
+)
+
+QUEUE_DELAY_US = 100
+_OPTIMAL_BATCH = 8
+_MAX_STATEMENT = 200
+
+
+def parameters(
+    artifact_sha256: str, export_commit: str, demonstrated_skill: bool, statement: str
+) -> dict[str, str]:
+    """Return the config parameters that clients check before they call a model.
+
+    Raises:
+        ValueError: The statement is too long for a screen's line.
+    """
+    if len(statement) > _MAX_STATEMENT:
+        raise ValueError(f"the statement has {len(statement)} characters; at most {_MAX_STATEMENT} fit")
+    return {
+        "artifact_sha256": artifact_sha256,
+        "export_commit": export_commit,
+        "bar_sizes_s": ",".join(str(b) for b in BAR_SIZES_S),
+        "horizon_bars": str(HORIZON_BARS),
+        "demonstrated_skill": "true" if demonstrated_skill else "false",
+        "statement": statement,
+    }
+
+
+def config_text(contract: ModelContract, values: Mapping[str, str], *, gpu: bool) -> str:
+    """Return a config.pbtxt.
+
+    Args:
+        contract: Names and shapes.
+        values: What `parameters` returned.
+        gpu: With TensorRT on a GPU, or for ONNX Runtime on CPUs.
+    """
+    kind = "KIND_GPU" if gpu else "KIND_CPU"
+    blocks = [
+        f'name: "{contract.name}"',
+        'platform: "onnxruntime_onnx"',
+        f"max_batch_size: {MAX_BATCH_SIZE}",
+        f"input [ {_tensor(WINDOW)} ]",
+        "output [ " + ", ".join(_tensor(t) for t in contract.outputs) + " ]",
+        f"instance_group [ {{ kind: {kind} count: 1 }} ]",
+        f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}",
+        "version_policy { latest { num_versions: 2 } }",
+        _warmup(),
+    ]
+    if gpu:
+        blocks.append(_tensorrt())
+    blocks += [
+        f'parameters {{ key: "{key}" value {{ string_value: "{_escape(value)}" }} }}'
+        for key, value in values.items()
+    ]
+    if not gpu:
+        # One thread per call: calls of several models run side by side on few cores.
+        blocks.append('parameters { key: "intra_op_thread_count" value { string_value: "1" } }')
+    return "\n".join(blocks) + "\n"
+
+
+def read_parameters(text: str) -> dict[str, str]:
+    """Return the parameters of a config that `config_text` wrote."""
+    found = re.findall(r'parameters \{ key: "([^"]+)" value \{ string_value: "((?:[^"\\]|\\.)*)" \} \}', text)
+    return {key: re.sub(r"\\(.)", r"\1", value) for key, value in found}
+
+
+def read_tensors(text: str) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return {"input": {name: dims}, "output": {name: dims}} of a config that `config_text` wrote."""
+    result: dict[str, dict[str, tuple[int, ...]]] = {}
+    for side in ("input", "output"):
+        line = next(row for row in text.splitlines() if row.startswith(f"{side} ["))
+        pairs = re.findall(r'name: "([^"]+)" data_type: TYPE_FP32 dims: \[ ([\d, ]+) \]', line)
+        result[side] = {name: tuple(int(d) for d in dims.split(",")) for name, dims in pairs}
+    return result
+
+
+def _tensor(tensor: Tensor) -> str:
+    return f'{{ name: "{tensor.name}" data_type: TYPE_FP32 dims: [ {_dims(tensor)} ] }}'
+
+
+def _dims(tensor: Tensor) -> str:
+    return ", ".join(str(d) for d in tensor.dims)
+
+
+def _warmup() -> str:
+    value = f"{{ data_type: TYPE_FP32 dims: [ {_dims(WINDOW)} ] zero_data: true }}"
+    return f'model_warmup [ {{ name: "one" batch_size: 1 inputs {{ key: "{WINDOW.name}" value {value} }} }} ]'
+
+
+def _tensorrt() -> str:
+    shape = "x".join(str(d) for d in WINDOW.dims)
+    options = {
+        "precision_mode": "FP32",
+        "max_workspace_size_bytes": str(1 << 30),
+        "trt_engine_cache_enable": "true",
+        "trt_profile_min_shapes": f"{WINDOW.name}:1x{shape}",
+        "trt_profile_opt_shapes": f"{WINDOW.name}:{_OPTIMAL_BATCH}x{shape}",
+        "trt_profile_max_shapes": f"{WINDOW.name}:{MAX_BATCH_SIZE}x{shape}",
+    }
+    rows = "".join(f'\n      parameters {{ key: "{k}" value: "{v}" }}' for k, v in options.items())
+    return (
+        "optimization {\n  execution_accelerators {\n    gpu_execution_accelerator [ {\n"
+        f'      name: "tensorrt"{rows}\n    }} ]\n  }}\n}}'
+    )
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')
