@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from server_runtime import logs
-
 from triton_server import TritonServerError
 from triton_server.launcher import Launcher, LauncherOptions
 from triton_server.ports import Ports
@@ -84,7 +83,7 @@ def main() -> int:
     try:
         asyncio.run(_run(options))
     except TritonServerError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print("error:", " ".join(str(e).split()), file=sys.stderr)
         return e.exit_code
     return 0
 

@@ -17,7 +17,7 @@ from triton_server.installation import find_installation, unavailable_reason
 from triton_server.leftovers import make_directory, own_prefix, sweep_dead, sweep_own
 from triton_server.model_folder import find_models
 from triton_server.ports import Ports, choose_ports
-from triton_server.probe import Health, ServedModel, TritonProbe
+from triton_server.probe import Health, ServedModel, TritonProbe, wait_metrics
 from triton_server.server_process import ServerProcess, ServerSettings
 from triton_server.watchdog import RestartBudget, Watchdog, WatchdogSettings
 
@@ -35,7 +35,7 @@ class LauncherOptions:
     repository: Path
     venv: Path
     host: str = "127.0.0.1"
-    ports: Ports = Ports(0, 0, 0)
+    ports: Ports = field(default_factory=Ports)
     models: tuple[str, ...] = ()
     ready_file: Path | None = None
     log_file: Path | None = None
@@ -155,7 +155,8 @@ class Launcher:
         """Wait until every model computes, say so, then watch; give why the server has to be restarted."""
         start_s = time.monotonic()
         timeout_s = self._options.start_timeout_s
-        if not await probe.wait_ready(timeout_s):
+        metrics = (settings.host, settings.ports.metrics)
+        if not (await probe.wait_ready(timeout_s) and await wait_metrics(*metrics, timeout_s)):
             return self._failed(server.failure_reason(), f"was not ready within {timeout_s:.0f} s")
         models = await probe.served_models()
         for model in models:

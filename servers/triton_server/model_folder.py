@@ -11,7 +11,7 @@ CONFIG_NAME = "cpu"
 _CONFIG_FILES = (f"configs/{CONFIG_NAME}.pbtxt", "config.pbtxt")
 _MODEL_FILE = "model.onnx"
 # Comments and strings first, so that what they contain is not taken for a field or a bracket.
-_TOKEN = re.compile(r'#[^\n]*|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'|[\w.+-]+|[{}\[\]<>:,;]')
+_WORD = re.compile(r'#[^\n]*|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'|[\w.+-]+|[{}\[\]<>:,;]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +54,26 @@ def find_models(repository: Path, names: Sequence[str] = ()) -> tuple[ModelFolde
 
 
 def top_level_fields(config: str) -> dict[str, str]:
-    """Give the fields of a text-format config that stand outside any bracket, each with its first token."""
+    """Give the fields of a text-format config that stand outside any bracket, each with its first word."""
     fields: dict[str, str] = {}
     depth = 0
     name = ""
-    for token in (match.group() for match in _TOKEN.finditer(config)):
-        if token.startswith("#"):
+    for word in (match.group() for match in _WORD.finditer(config)):
+        if word.startswith("#"):
             continue
-        if token in "{[<":
+        if word in "{[<":
             if depth == 0:
-                fields.setdefault(name, token)
+                fields.setdefault(name, word)
             depth += 1
-        elif token in "}]>":
+        elif word in "}]>":
             depth -= 1
             name = ""
-        elif depth == 0 and token not in ":,;":
+        elif depth == 0 and word not in ":,;":
             if name and name not in fields:
-                fields[name] = token.strip("\"'")
+                fields[name] = word.strip("\"'")
                 name = ""
             else:
-                name = token
+                name = word
     return fields
 
 

@@ -9,11 +9,11 @@ from triton_server import UnusableInput
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The three ports of a tritonserver."""
+    """The three ports of a tritonserver; 0 means any free one."""
 
-    grpc: int
-    http: int
-    metrics: int
+    grpc: int = 0
+    http: int = 0
+    metrics: int = 0
 
 
 def choose_ports(host: str, wanted: Ports) -> Ports:

@@ -4,6 +4,7 @@ Only the message classes of tritonclient are used, over a grpc.aio channel of ou
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ _ELEMENT_BYTES = {
 }  # fmt: skip
 _CALL_TIMEOUT_S = 5.0
 _READY_POLL_S = 0.02
+_METRIC = b"nv_"
+_LONGEST_PAGE_BYTES = 1_000_000
 _CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
@@ -132,6 +135,32 @@ class TritonProbe:
         await self._stub.RepositoryModelLoad(
             service_pb2.RepositoryModelLoadRequest(model_name=name), timeout=timeout_s
         )
+
+
+async def wait_metrics(host: str, port: int, timeout_s: float) -> bool:
+    """Wait until Triton's metrics answer; False when that took too long.
+
+    It is the last port that Triton opens, after gRPC already says ready; until then it may yet
+    find the port taken and exit.
+    """
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                if _METRIC in await _get(host, port, "/metrics"):
+                    return True
+        await asyncio.sleep(_READY_POLL_S)
+    return False
+
+
+async def _get(host: str, port: int, path: str) -> bytes:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        return await reader.read(_LONGEST_PAGE_BYTES)
+    finally:
+        writer.close()
 
 
 def _zeros(name: str, version: str, inputs: Any) -> Any:

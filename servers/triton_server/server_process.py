@@ -1,6 +1,7 @@
 """Own one running tritonserver: its command line, its start, its end."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -19,7 +20,12 @@ _DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 # Triton waits this long for requests in flight; then the launcher kills it.
 _DRAIN_S = 5
 _STOP_TIMEOUT_S = 8.0
+_LONGEST_LOG_BYTES = 1_000_000
 _LOAD_FAILURE = re.compile(r"failed to load '(?P<model>[^']+)' version (?P<version>\d+): (?P<reason>.*)")
+_POLL_FAILURE = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)")
+_PARSE_ERROR = re.compile(r"Error parsing text-format [\w.]+: (?P<reason>.*)")
+_ERROR_LINE = re.compile(r"E\d{4} |error: |.*already in use")
+_HARMLESS = "CudaDriverHelper has not been initialized"
 _LOG_HEAD = re.compile(r"^[EWI]\d{4} [\d:.]+ \d+ [\w.]+:\d+\] ?")
 _LONGEST_REASON = 600
 
@@ -85,6 +91,7 @@ class ServerProcess:
     def start(cls, settings: ServerSettings, environment: Mapping[str, str]) -> Self:
         """Start the server, bound to this process: the kernel kills it when this one dies."""
         with settings.log_file.open("ab") as log:
+            log_start = log.tell()
             process = subprocess.Popen(
                 [
                     sys.executable,
@@ -101,7 +108,7 @@ class ServerProcess:
                 # Ctrl-C in a terminal reaches the launcher alone, which stops the server in order.
                 start_new_session=True,
             )
-            return cls(process, settings.log_file, log.tell())
+            return cls(process, settings.log_file, log_start)
 
     @property
     def pid(self) -> int:
@@ -137,33 +144,37 @@ class ServerProcess:
 
     def failure_reason(self) -> str:
         """Give what the log of this start says about why it failed."""
+        return failure_reason(self._log_text())
+
+    def _log_text(self) -> str:
         with self._log_file.open("rb") as log:
             log.seek(self._log_start)
-            return failure_reason(log.read().decode("utf-8", errors="replace"))
+            return log.read(_LONGEST_LOG_BYTES).decode("utf-8", errors="replace")
 
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         # Before it is reaped, its pid, which is the group's too, can't be given to another process.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._exited.set()
 
 
 def failure_reason(log_text: str) -> str:
-    """Find Triton's own reason in its log: the models that failed to load, else the last error line."""
+    """Find Triton's own reason in its log: the models that failed to load, else the first error line."""
     failures = {match["model"]: match["reason"] for match in _LOAD_FAILURE.finditer(log_text)}
+    parse_error = _PARSE_ERROR.search(log_text)
+    for match in _POLL_FAILURE.finditer(log_text):
+        detail = f" ({parse_error['reason']})" if parse_error else ""
+        failures.setdefault(match["model"], match["reason"].rstrip('"') + detail)
     if failures:
-        return "; ".join(f"model {name}: {_short(reason)}" for name, reason in failures.items())
-    lines = [
-        line for line in log_text.splitlines() if line.startswith(("E", "error:")) or "already in use" in line
-    ]
-    return _short(_LOG_HEAD.sub("", lines[-1])) if lines else "its log gives no reason"
+        return "; ".join(f"model {name}: {_short(reason)}" for name, reason in sorted(failures.items()))
+    lines = [line for line in log_text.splitlines() if _ERROR_LINE.match(line) and _HARMLESS not in line]
+    return _short(_LOG_HEAD.sub("", lines[0])) if lines else "its log gives no reason"
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
+    """Cut a reason to one line without the stub's traceback, which Triton writes with escaped line ends."""
+    text = " ".join(text.partition("\\n\\nAt:")[0].removeprefix("Internal: ").split()).strip('"')
     return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "…"
