@@ -42,6 +42,7 @@ from strategy.trading_state import TradingGate, TradingState
 
 _log = structlog.get_logger(__name__)
 
+_EXPECTED_CODES = frozenset({0, 202})  # 202: an order was cancelled, as we asked
 _HOUSEKEEPING_S = 0.5
 _LAST_ORDERS_S = 5.0
 
@@ -227,7 +228,7 @@ class Engine:
     def on_order(self, event: OrderEvent) -> None:
         """An order changed."""
         self._desk.on_order(event)
-        if event.error_code or event.status in ("Cancelled", "Inactive", "Unconfirmed"):
+        if event.error_code not in _EXPECTED_CODES or event.status == "Inactive":
             self._screen.order(self._market.symbol(event.con_id), event)
 
     def on_fill(self, fill: Fill) -> None:
@@ -353,7 +354,7 @@ class Engine:
             self._finished.add(con_id)
             if self._finished >= set(self._market.instruments):
                 self._stop.set()
-        if bar is not None and not self._busy:
+        if bar is not None and not self._busy and self._market.is_complete(bar.end_ns):
             self._narrator.bar_done(bar)
 
     async def _halt_on_losses(self, bar: Bar) -> None:

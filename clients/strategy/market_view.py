@@ -49,6 +49,13 @@ class MarketView:
         """Return the end of the newest bar of all: the exchange's time, as far as bars tell it."""
         return max((window.last_bar.end_ns for window in self.windows.values() if window.last_bar), default=0)
 
+    def is_complete(self, end_ns: int) -> bool:
+        """Whether every instrument has its bar that ends then, or a later one."""
+        return all(
+            window.last_bar is not None and window.last_bar.end_ns >= end_ns
+            for window in self.windows.values()
+        )
+
     def symbol(self, con_id: int) -> str:
         """Return the symbol, or the id where it is unknown."""
         instrument = self.instruments.get(con_id)
