@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import grpc
+import grpc.aio
 
 from tradeserve_client.answers import Reason
 
@@ -158,10 +159,8 @@ def reason_of_number(status_code: int, detail: str = "") -> Reason:
     return Reason.FAILED if code is None else reason_of(code, detail)
 
 
-def error_of(service: str, error: grpc.RpcError) -> CallError:
+def error_of(service: str, error: grpc.aio.AioRpcError) -> CallError:
     """Return the exception for what grpc raised."""
-    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    detail = (error.details() if isinstance(error, grpc.Call) else None) or str(error)
+    code, detail = error.code(), error.details() or "no details"
     reason = reason_of(code, detail)
-    kind = _ERRORS.get(reason, CallError)
-    return kind(service, f"{code.name}: {detail}", reason)
+    return _ERRORS.get(reason, CallError)(service, f"{code.name}: {detail}", reason)

@@ -1,0 +1,25 @@
+"""Bounded waiting for what has no event, and a look at what is still running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - polls what has no event
+            await asyncio.sleep(0.005)
+
+
+_CLIENT_MARKS = ("tradeserve_client", "strategy/adapters", "grpc/aio/_call.py", "grpc/aio/_channel.py")
+
+
+def client_tasks() -> set[asyncio.Task[Any]]:
+    """Every task of our clients and of grpc's client side; fake servers share the loop."""
+    return {
+        task
+        for task in asyncio.all_tasks()
+        if task is not asyncio.current_task() and any(mark in repr(task) for mark in _CLIENT_MARKS)
+    }
