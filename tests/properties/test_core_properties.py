@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -176,32 +177,68 @@ ticks = st.sampled_from(["0.01", "0.00005", "0.05", "0.03", "1", "1E-9", "100000
 
 
 @st.composite
-def risk_states(draw: st.DrawFn) -> RiskState:
-    """Half of them healthy markets, half of them any numbers at all."""
-    bid = draw(quoted)
-    sane = draw(st.booleans())
-    equity = draw(st.floats(1e3, 1e9)) if sane else draw(money)
+def healthy_states(draw: st.DrawFn) -> RiskState:
+    """Markets and accounts in which most entries are allowed."""
+    equity = draw(st.floats(1e4, 1e9))
+    bid = draw(st.floats(0.5, 5000))
     return RiskState(
-        trading_mode=draw(st.sampled_from(["paper", "paper", "live"])),
-        live_confirmed=draw(st.booleans()),
-        trading_state="running" if sane else draw(st.sampled_from(["running", "halted"])),
-        connection_ready=sane or draw(st.booleans()),
+        trading_mode="paper",
+        live_confirmed=False,
+        trading_state="running",
+        connection_ready=True,
         equity=equity,
-        day_start_equity=equity * draw(st.floats(0.95, 1.05)) if sane else draw(money),
-        peak_equity=equity * draw(st.floats(1, 1.08)) if sane else draw(money),
-        gross_notional=draw(st.floats(0, 1)) * equity * 0.3 if sane else draw(any_float),
-        open_positions=draw(st.integers(0, 12)),
-        position_quantity=Decimal(0) if sane else draw(st.sampled_from([Decimal(0), Decimal(5)])),
-        orders_last_minute=draw(st.integers(0, 32)),
+        day_start_equity=equity * draw(st.floats(0.95, 1.01)),
+        peak_equity=equity * draw(st.floats(1, 1.04)),
+        gross_notional=equity * draw(st.floats(0, 0.21)),
+        open_positions=draw(st.integers(0, 9)),
+        position_quantity=Decimal(0),
+        orders_last_minute=draw(st.integers(0, 27)),
         bid_price=bid,
-        ask_price=bid * draw(st.floats(1, 1.003)) if sane else draw(quoted),
-        quote_age_ms=draw(st.floats(0, 6000)) if sane else draw(any_float),
-        data_live=sane or draw(st.booleans()),
-        halted=not sane and draw(st.booleans()),
-        within_trading_hours=sane or draw(st.booleans()),
-        atr=draw(st.one_of(st.floats(1e-4, 10), any_float)),
-        min_tick=draw(ticks),
+        ask_price=bid * draw(st.floats(1, 1.0015)),
+        quote_age_ms=draw(st.floats(0, 5000)),
+        data_live=True,
+        halted=False,
+        within_trading_hours=True,
+        atr=bid * draw(st.floats(1e-7, 1.0)),
+        min_tick=Decimal(draw(st.sampled_from(["0.01", "0.00005", "0.05", "0.03", "1E-9"]))),
     )
+
+
+any_states = st.builds(
+    RiskState,
+    trading_mode=st.sampled_from(["paper", "live", "other"]),
+    live_confirmed=st.booleans(),
+    trading_state=st.sampled_from(["running", "halted"]),
+    connection_ready=st.booleans(),
+    equity=money,
+    day_start_equity=money,
+    peak_equity=money,
+    gross_notional=any_float,
+    open_positions=st.integers(0, 12),
+    position_quantity=st.sampled_from([Decimal(0), Decimal(5)]),
+    orders_last_minute=st.integers(0, 32),
+    bid_price=quoted,
+    ask_price=quoted,
+    quote_age_ms=any_float,
+    data_live=st.booleans(),
+    halted=st.booleans(),
+    within_trading_hours=st.booleans(),
+    atr=any_float,
+    min_tick=ticks,
+)
+FIELDS = [field.name for field in dataclasses.fields(RiskState)]
+
+
+@st.composite
+def slightly_broken_states(draw: st.DrawFn) -> RiskState:
+    """A healthy state with one or two fields from anywhere: what a check must catch alone."""
+    broken = draw(any_states)
+    names = draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=2))
+    return replace(draw(healthy_states()), **{name: getattr(broken, name) for name in names})
+
+
+def risk_states() -> st.SearchStrategy[RiskState]:
+    return st.one_of(healthy_states(), slightly_broken_states(), any_states)
 
 
 risk_limits = st.builds(
@@ -220,7 +257,7 @@ risk_limits = st.builds(
 entries = st.builds(
     Signal,
     st.sampled_from([Side.BUY, Side.SELL]),
-    st.one_of(st.floats(0, 1), any_float),
+    st.one_of(st.floats(0.1, 1), st.floats(0.1, 1), any_float),
     st.just(Purpose.ENTRY),
     st.just(""),
 )
