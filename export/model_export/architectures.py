@@ -15,6 +15,10 @@ from model_export.contract import EMBEDDING_DIMENSION, SIGMA_FLOOR, WINDOW_BARS
 _MIN_PRICE = 1e-9
 _FEATURES = 7
 SHAPE_POINTS = 15
+# Least spread of log closes that is drawn; float32 prices do not resolve less.
+CLOSE_FLOOR = 1e-7
+# Least spread of z-scored log volume, and of ranges in sigmas, that is drawn.
+_FEATURE_FLOOR = 0.05
 
 
 def window_features(window: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +102,7 @@ class LstmCnn(nn.Module):
         return probabilities
 
 
-def gramian_fields(series: Tensor) -> Tensor:
+def gramian_fields(series: Tensor, floor: Tensor | float = CLOSE_FLOOR) -> Tensor:
     """Return the Gramian angular summation and difference fields of series scaled to [0, 1].
 
     Equal to pyts `GramianAngularField(sample_range=(0, 1))`. Scaled to [-1, 1] the summation field
@@ -108,6 +112,8 @@ def gramian_fields(series: Tensor) -> Tensor:
 
     Args:
         series: (batch, channels, n) values.
+        floor: Least spread (highest minus lowest) that counts as one; (1, channels, 1) or a number.
+            Below it the scaling would blow rounding errors up to a picture.
 
     Returns:
         (batch, 2 * channels, n, n): all summation fields, then all difference fields. A constant
@@ -116,10 +122,11 @@ def gramian_fields(series: Tensor) -> Tensor:
     Source: Wang and Oates (2015), arXiv 1506.00327.
     """
     low, high = series.amin(dim=2, keepdim=True), series.amax(dim=2, keepdim=True)
-    spread = (high - low).clamp(min=1e-12)
-    cosine = ((series - low) / spread).clamp(0, 1)
-    # 1 - cosine, from the series: 1 - cosine * cosine would lose the digits near the maximum.
-    below_one = torch.where(high > low, (high - series) / spread, torch.ones_like(series))
+    above = series - low
+    spread = (high - low).clamp(min=floor)
+    cosine = above / spread
+    # 1 - cosine from the series itself: 1 - cosine * cosine would lose the digits near the maximum.
+    below_one = torch.where(high - low >= spread, high - series, spread - above) / spread
     sine = (below_one * (1 + cosine)).sqrt()
     across, down = cosine.unsqueeze(2), cosine.unsqueeze(3)
     sine_across, sine_down = sine.unsqueeze(2), sine.unsqueeze(3)
@@ -171,6 +178,10 @@ class GafResNet(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(EMBEDDING_DIMENSION, 3))
         self.shape = nn.Linear(EMBEDDING_DIMENSION, SHAPE_POINTS + 1)
         self.calibration = Calibration()
+        floor = torch.tensor([CLOSE_FLOOR, _FEATURE_FLOOR, _FEATURE_FLOOR]).reshape(1, 3, 1)
+        self.register_buffer("floor", floor, persistent=False)
+
+    floor: Tensor
 
     def embed(self, window: Tensor) -> Tensor:
         """Return (batch, 128) embeddings of length 1."""
@@ -178,7 +189,7 @@ class GafResNet(nn.Module):
         close = window[:, :, 3].clamp(min=_MIN_PRICE)
         log_close = torch.log(close / close[:, -1:])
         channels = torch.stack([log_close, features[:, :, 4], features[:, :, 6]], dim=1)
-        image = self.stem(gramian_fields(channels))
+        image = self.stem(gramian_fields(channels, self.floor))
         raw = self.project(self.body(image).flatten(1))
         length = (raw * raw).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-6)
         embedding: Tensor = raw / length
@@ -202,7 +213,7 @@ def shape_target(window: Tensor) -> Tensor:
     variance that lies in its last quarter, as a log ratio.
     """
     features, _ = window_features(window)
-    path = features[:, :, 5].unflatten(1, (SHAPE_POINTS, WINDOW_BARS // SHAPE_POINTS)).mean(dim=2)
+    path = features[:, :, 5].reshape(-1, SHAPE_POINTS, WINDOW_BARS // SHAPE_POINTS).mean(dim=2)
     squares = features[:, 1:, 3] ** 2
     recent = torch.log((squares[:, -15:].mean(dim=1) + 0.05) / (squares.mean(dim=1) + 0.05))
     return torch.cat([path - path.mean(dim=1, keepdim=True), recent.unsqueeze(1)], dim=1)
@@ -210,4 +221,5 @@ def shape_target(window: Tensor) -> Tensor:
 
 def build(name: str) -> nn.Module:
     """Return an untrained network by the model's name."""
-    return {"lstm_cnn": LstmCnn, "gaf_resnet": GafResNet}[name]()
+    models: dict[str, type[nn.Module]] = {"lstm_cnn": LstmCnn, "gaf_resnet": GafResNet}
+    return models[name]()

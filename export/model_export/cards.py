@@ -10,6 +10,7 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,12 @@ def export_commit(root: Path) -> str:
     """
 
     def git(*args: str) -> str:
-        done = subprocess.run(  # noqa: S607 (git comes from the developer's PATH)
-            ["git", "-C", str(root), *args], capture_output=True, text=True, check=False, timeout=30
+        done = subprocess.run(
+            ["git", "-C", str(root), *args],  # noqa: S607 (git comes from the developer's PATH)
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
         )
         return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -208,6 +213,4 @@ def export_commit(root: Path) -> str:
 
 
 def _day(event_ns: int) -> str:
-    from datetime import datetime, timezone
-
-    return datetime.fromtimestamp(event_ns / 1e9, tz=timezone.utc).date().isoformat()
+    return datetime.fromtimestamp(event_ns / 1e9, tz=UTC).date().isoformat()

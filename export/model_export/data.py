@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -166,8 +168,6 @@ def _series(
 
 def _pick_daily(symbols: list[str]) -> Any:
     """Return a fixed pseudo-random choice of symbols, the same for whichever symbols are offered."""
-    import pyarrow as pa
-
     ranked = sorted(symbols, key=lambda s: hashlib.sha256(f"daily {s}".encode()).digest())
     return pa.array(sorted(ranked[:DAILY_SYMBOLS]), pa.large_string())
 
@@ -178,10 +178,7 @@ def _times(source: Source, table: Any) -> tuple[NDArray[np.int64], NDArray[np.in
         midnight = _utc_ns(pc.assume_timezone(pc.cast(table["date"], "timestamp[us]"), NEW_YORK))
         # On no trading day do clocks change between midnight and the close.
         return midnight + _OPEN_NS, midnight + _CLOSE_NS
-    if source is HOURLY:
-        start = _utc_ns(pc.assume_timezone(table["ts"], NEW_YORK))
-    else:
-        start = _utc_ns(table["ts"])
+    start = _utc_ns(pc.assume_timezone(table["ts"], NEW_YORK) if source is HOURLY else table["ts"])
     return start, start + source.bar_sizes_s[0] * 10**9
 
 
@@ -191,15 +188,14 @@ def _utc_ns(column: Any) -> NDArray[np.int64]:
 
 def _regular_hours(start_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which minutes begin within 09:30-16:00 in New York."""
-    import pyarrow as pa
-
     stamps = (
         pa.array(start_ns // 1000, pa.int64())
         .cast(pa.timestamp("us", "UTC"))
         .cast(pa.timestamp("us", NEW_YORK))
     )
     minute = np.asarray(pc.hour(stamps)) * 60 + np.asarray(pc.minute(stamps))
-    return (minute >= 570) & (minute < 960)
+    regular: NDArray[np.bool_] = (minute >= 570) & (minute < 960)
+    return regular
 
 
 def _check_bars(path: Path, symbol: str, bars: NDArray[np.float64], end_ns: NDArray[np.int64]) -> None:
@@ -238,7 +234,7 @@ def _stretches(series: Series) -> Iterator[Series]:
         jump = series.bars[1:, 0] / series.bars[:-1, 3] - 1
         cut |= np.abs(jump) > MAX_JUMP
     edges = np.r_[0, np.flatnonzero(cut) + 1, len(series)]
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges):
         part = slice(int(begin), int(end))
         yield Series(
             series.source,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model_export import cards, triton_config
-from model_export.architectures import gramian_fields
+from model_export.architectures import CLOSE_FLOOR, gramian_fields
 from model_export.contract import BAR_SIZES_S, MAX_IR_VERSION, MODELS, OPSET, WINDOW, Layout
 from model_export.data import Series
 from model_export.errors import ParityError
@@ -27,6 +27,7 @@ from model_export.windows import Samples, Split, build_samples, nasty_windows, t
 TEST_SAMPLES = 20_000
 PARITY_LIMIT = 1e-4
 GAF_LIMIT = 1e-5
+DAILY_S = 86400
 _PARITY_WINDOWS = 256
 
 
@@ -161,7 +162,7 @@ def gaf_difference(series: NDArray[np.float32]) -> float:
 
     values = np.log(series.astype(np.float64))
     values = values - values[:, -1:]
-    values = values[np.ptp(values, axis=1) > 0]
+    values = values[np.ptp(values, axis=1) > CLOSE_FLOOR]
     ours = gramian_fields(torch.from_numpy(values.astype(np.float32)).unsqueeze(1)).numpy()
     worst = 0.0
     for channel, method in enumerate(("summation", "difference")):
@@ -189,7 +190,8 @@ def measure(
         blocks = block_ids(samples.day, BLOCK_DAYS[bar_size_s])
         baseline = np.tile(prior[bar_size_s], (len(samples), 1))
         days = len(np.unique(samples.day))
-        result = evaluate(p, samples.label, samples.later_label, blocks, days, baseline)
+        crowd = (samples.day, samples.forward.astype(np.float64)) if bar_size_s == DAILY_S else None
+        result = evaluate(p, samples.label, samples.later_label, blocks, days, baseline, crowd)
         if result.auc.value > SUSPICIOUS_AUC[bar_size_s]:
             print(f"  warning: AUC {result.auc.value:.4f} at {bar_size_s} s: look for a leak", flush=True)
         metrics[str(bar_size_s)], spreads[str(bar_size_s)] = result, spread_percentiles(p)

@@ -23,7 +23,7 @@ from model_export.data import Series
 from model_export.errors import ArtifactError
 from model_export.metrics import block_ids, block_weights, rank_correlation
 from model_export.runtime import Graph
-from model_export.windows import Samples, Split, build_samples, thin
+from model_export.windows import Samples, Split, build_samples, join, thin
 
 STATES_PER_BAR_SIZE = 3_000
 MAX_BYTES = 4_000_000
@@ -47,7 +47,7 @@ def build_index(series: list[Series], layout: Layout) -> cards.IndexCard:
     con_ids = np.asarray([synthetic_con_id(str(s)) for s in symbols], np.int64)
     if len(np.unique(con_ids)) != len(con_ids):
         raise ArtifactError("two symbols have the same synthetic contract id; leave one of them out")
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "state_id": np.arange(1, len(embedding) + 1, dtype=np.int64),
         "embedding": embedding,
         "con_id": con_ids[symbol_id],
@@ -62,7 +62,7 @@ def build_index(series: list[Series], layout: Layout) -> cards.IndexCard:
     }
     path = layout.index_dir / "states.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, allow_pickle=False, **arrays)
     if path.stat().st_size > MAX_BYTES:
         raise ArtifactError(f"{path}: {path.stat().st_size} bytes, more than {MAX_BYTES}; index fewer states")
     metrics = measure_neighbors(series, graph, arrays)
@@ -108,22 +108,7 @@ def _states(series: list[Series], bar_size_s: int) -> Samples:
     shares = np.asarray([len(s) for s in splits], np.float64)
     counts = np.floor(shares / shares.sum() * STATES_PER_BAR_SIZE).astype(int)
     counts[0] += STATES_PER_BAR_SIZE - counts.sum()
-    parts = [thin(s, int(c)) for s, c in zip(splits, counts, strict=True)]
-    first = parts[0]
-    return (
-        Samples(
-            bar_size_s,
-            series,
-            np.concatenate([p.series_id for p in parts]),
-            np.concatenate([p.last for p in parts]),
-            np.concatenate([p.label for p in parts]),
-            np.concatenate([p.later_label for p in parts]),
-            np.concatenate([p.forward for p in parts]),
-            np.concatenate([p.day for p in parts]),
-        )
-        if len(first)
-        else first
-    )
+    return join([thin(s, int(c)) for s, c in zip(splits, counts, strict=True)])
 
 
 def measure_neighbors(series: list[Series], graph: Graph, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class Metrics:
         auc_one_bar_later: The same for an entry one bar later and the same exit.
         accuracy: Share of windows whose likeliest class came true.
         baseline_accuracy: Share of the training period's likeliest class.
-        demonstrated_skill: The intervals of gain and both AUCs all lie above chance.
+        auc_against_same_day_median: Daily bars only: above against below the median return of all
+            symbols on the day, scores less their mean of the day; takes the market's drift out.
+        demonstrated_skill: The intervals of the gain and of every AUC all lie above chance.
     """
 
     samples: int
@@ -51,6 +53,7 @@ class Metrics:
     auc_one_bar_later: Estimate
     accuracy: Estimate
     baseline_accuracy: float
+    auc_against_same_day_median: Estimate | None
     demonstrated_skill: bool
 
     def as_dict(self) -> dict[str, Any]:
@@ -141,6 +144,7 @@ def evaluate(
     blocks: NDArray[np.int64],
     days: int,
     baseline: NDArray[np.float64],
+    against_day: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
     resamples: int = RESAMPLES,
 ) -> Metrics:
     """Measure forecasts against what came true.
@@ -152,6 +156,7 @@ def evaluate(
         blocks: (n,) block of days of each sample, from `block_ids`.
         days: Distinct days among the samples.
         baseline: (n, 3) the naive forecast.
+        against_day: (n,) day and (n,) return of each sample, where many symbols share days.
         resamples: Bootstrap draws.
     """
     draws = block_weights(blocks, resamples)
@@ -161,6 +166,11 @@ def evaluate(
     gain = _mean_estimate(naive - losses, blocks, draws)
     auc = _auc_estimate(score, label, blocks, draws)
     later = _auc_estimate(score, later_label, blocks, draws)
+    cross = None
+    if against_day is not None:
+        relative_score, relative_label = against_median(score, *against_day)
+        cross = _auc_estimate(relative_score, relative_label, blocks, draws)
+    aucs = [a for a in (auc, later, cross) if a is not None]
     return Metrics(
         samples=len(label),
         days=days,
@@ -171,8 +181,22 @@ def evaluate(
         auc_one_bar_later=later,
         accuracy=_mean_estimate(hit, blocks, draws),
         baseline_accuracy=float((baseline.argmax(1) == label).mean()),
-        demonstrated_skill=gain.low > 0 and auc.low > 0.5 and later.low > 0.5,
+        auc_against_same_day_median=cross,
+        demonstrated_skill=gain.low > 0 and all(a.low > 0.5 for a in aucs),
     )
+
+
+def against_median(
+    score: NDArray[np.float64], day: NDArray[np.int64], forward: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+    """Return scores less their mean of the day, and 2 or 0 for returns above or below its median (1: equal)."""
+    _, group = np.unique(day, return_inverse=True)
+    counts = np.bincount(group)
+    order = np.lexsort((forward, group))
+    first = np.cumsum(counts) - counts
+    median = (forward[order][first + (counts - 1) // 2] + forward[order][first + counts // 2]) / 2
+    relative = score - (np.bincount(group, score) / counts)[group]
+    return relative, (1 + np.sign(forward - median[group])).astype(np.int8)
 
 
 def spread_percentiles(probabilities: NDArray[np.float64]) -> dict[str, float]:

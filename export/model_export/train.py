@@ -49,7 +49,7 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "lstm_cnn": Recipe(steps=4000, batch_size=128, learning_rate=1e-3, evaluate_every=250, patience=6),
+    "lstm_cnn": Recipe(steps=4000, batch_size=192, learning_rate=1e-3, evaluate_every=250, patience=6),
     "gaf_resnet": Recipe(steps=3000, batch_size=96, learning_rate=1e-3, evaluate_every=250, patience=6),
 }
 
@@ -210,18 +210,24 @@ def _loss(model: nn.Module, windows: Tensor, label: Tensor) -> Tensor:
         embedding = model.embed(windows)
         shape = nn.functional.smooth_l1_loss(model.shape(embedding * 8.0), shape_target(windows))
         return nn.functional.cross_entropy(model.logits_of(embedding), label) + _SHAPE_WEIGHT * shape
-    assert isinstance(model, LstmCnn)
-    return nn.functional.cross_entropy(model.logits(windows), label)
+    return nn.functional.cross_entropy(_scores(model, windows), label)
 
 
 def _logits(model: nn.Module, windows: Tensor) -> Tensor:
     model.eval()
     with torch.no_grad():
         parts = [
-            model.logits_of(model.embed(part)) if isinstance(model, GafResNet) else model.logits(part)  # type: ignore[operator]
-            for part in windows.split(_EVALUATION_BATCH)
+            _scores(model, windows[i : i + _EVALUATION_BATCH])
+            for i in range(0, len(windows), _EVALUATION_BATCH)
         ]
     return torch.cat(parts)
+
+
+def _scores(model: nn.Module, windows: Tensor) -> Tensor:
+    if isinstance(model, GafResNet):
+        return model.logits_of(model.embed(windows))
+    assert isinstance(model, LstmCnn)
+    return model.logits(windows)
 
 
 def _validation_loss(model: nn.Module, check: Mapping[int, Batchable]) -> float:

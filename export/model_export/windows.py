@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 
 import numpy as np
@@ -21,6 +21,14 @@ from model_export.data import DAY_NS, Series
 PURGE_BARS = WINDOW_BARS + HORIZON_BARS
 # New York is 4 or 5 hours behind UTC: with 5, a regular session never crosses midnight.
 _NEW_YORK_NS = 5 * 3600 * 10**9
+_NOTHING = (
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int8),
+    np.zeros(0, np.int8),
+    np.zeros(0, np.float32),
+    np.zeros(0, np.int64),
+)
 
 
 class Split(IntEnum):
@@ -57,7 +65,7 @@ SPLITS: dict[int, SplitDates] = {
 
 
 def _end_of_day_ns(day: str) -> int:
-    after = datetime.fromisoformat(day).replace(tzinfo=timezone.utc) + timedelta(days=1)
+    after = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)
     return int(after.timestamp()) * 10**9 + _NEW_YORK_NS
 
 
@@ -133,7 +141,8 @@ def window_sigma(closes: NDArray[np.float64]) -> NDArray[np.float64]:
         (n,) standard deviation, divisor 59 (the number of returns).
     """
     returns = np.diff(np.log(closes), axis=1)
-    return np.maximum(returns.std(axis=1), SIGMA_FLOOR)
+    sigma: NDArray[np.float64] = np.maximum(returns.std(axis=1), SIGMA_FLOOR)
+    return sigma
 
 
 def classify(
@@ -141,7 +150,7 @@ def classify(
 ) -> NDArray[np.int8]:
     """Return 0 (down), 1 (flat) or 2 (up) of log returns over some bars against the band."""
     band = BAND_SIGMAS * sigma * np.sqrt(bars)
-    return (1 + (forward > band).astype(np.int8) - (forward < -band).astype(np.int8)).astype(np.int8)
+    return np.asarray(1 + (forward > band).astype(np.int8) - (forward < -band).astype(np.int8), np.int8)
 
 
 def split_of(
@@ -164,44 +173,48 @@ def build_samples(series: Sequence[Series], bar_size_s: int, split: Split, strid
         split: Split wanted.
         stride: Keep the window that ends at every `stride`-th bar.
     """
-    columns: list[tuple[NDArray[np.int32], ...]] = []
     dates = SPLITS[bar_size_s]
+    parts = []
     for number, one in enumerate(series):
         if one.bar_size_s != bar_size_s or len(one) < PURGE_BARS:
             continue
         last = np.arange(WINDOW_BARS - 1, len(one) - HORIZON_BARS, stride)
         kept = split_of(one.start_ns[last - WINDOW_BARS + 1], one.end_ns[last + HORIZON_BARS], dates) == split
-        last = last[kept]
-        if not len(last):
-            continue
-        log_close = np.log(one.bars[:, 3].astype(np.float64))
-        view = np.lib.stride_tricks.sliding_window_view(one.bars[:, 3].astype(np.float64), WINDOW_BARS)
-        sigma = window_sigma(view[last - WINDOW_BARS + 1])
-        forward = log_close[last + HORIZON_BARS] - log_close[last]
-        later = log_close[last + HORIZON_BARS] - log_close[last + 1]
-        columns.append(
-            (
-                np.full(len(last), number, np.int32),
-                last,
-                classify(forward, sigma),
-                classify(later, sigma, HORIZON_BARS - 1),
-                forward.astype(np.float32),
-                (one.end_ns[last] - _NEW_YORK_NS) // DAY_NS,
-            )  # type: ignore[arg-type]
-        )
-    if not columns:
-        empty = np.zeros(0)
-        columns = [tuple(empty for _ in range(6))]  # type: ignore[list-item]
-    ids, last, label, later_label, forward32, day = (np.concatenate(c) for c in zip(*columns, strict=True))
+        parts.append(_samples(series, number, last[kept]))
+    return join(parts) if parts else Samples(bar_size_s, series, *_NOTHING)
+
+
+def _samples(series: Sequence[Series], number: int, last: NDArray[np.int64]) -> Samples:
+    """Return the samples of one series whose windows end at some positions."""
+    one = series[number]
+    close = one.bars[:, 3].astype(np.float64)
+    log_close = np.log(close)
+    sigma = window_sigma(np.lib.stride_tricks.sliding_window_view(close, WINDOW_BARS)[last - WINDOW_BARS + 1])
+    forward = log_close[last + HORIZON_BARS] - log_close[last]
+    later = log_close[last + HORIZON_BARS] - log_close[last + 1]
     return Samples(
-        bar_size_s,
+        one.bar_size_s,
         series,
-        ids.astype(np.int32),
-        last.astype(np.int64),
-        label.astype(np.int8),
-        later_label.astype(np.int8),
-        forward32.astype(np.float32),
-        day.astype(np.int64),
+        np.full(len(last), number, np.int32),
+        last,
+        classify(forward, sigma),
+        classify(later, sigma, HORIZON_BARS - 1),
+        forward.astype(np.float32),
+        (one.end_ns[last] - _NEW_YORK_NS) // DAY_NS,
+    )
+
+
+def join(parts: Sequence[Samples]) -> Samples:
+    """Return the samples of several parts of one bar size, one after the other."""
+    return Samples(
+        parts[0].bar_size_s,
+        parts[0].series,
+        np.concatenate([p.series_id for p in parts]),
+        np.concatenate([p.last for p in parts]),
+        np.concatenate([p.label for p in parts]),
+        np.concatenate([p.later_label for p in parts]),
+        np.concatenate([p.forward for p in parts]),
+        np.concatenate([p.day for p in parts]),
     )
 
 
