@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from journal.errors import JournalError
+from journal.session import database
 from server_runtime import logs
 from server_runtime.errors import StartError
 from strategy import config
 from strategy.adapters.errors import AdapterError
 from strategy.composition import DEFAULT_LOOK, RunOptions, run
+from strategy.replay_command import LATEST, replay
 from tradeserve_client.errors import TradeserveError
 
 
@@ -24,8 +26,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run_command = commands.add_parser("run", help="trade until the end of the session, or until Ctrl-C")
     check = commands.add_parser("check-config", help="check a configuration and print what it amounts to")
+    replay_command = commands.add_parser(
+        "replay", help="make the recorded decisions of a run again and compare"
+    )
+    replay_command.add_argument(
+        "run_id", nargs="?", default=LATEST, help="of the journal; default: the latest run"
+    )
+    replay_command.add_argument(
+        "--models", action="store_true", help="ask the models again, on the recorded windows"
+    )
+    replay_command.add_argument("--data-dir", type=Path, default=None, help="of the embedded Postgres")
     commands.add_parser("defaults", help="print the default configuration, with comments")
-    for command in (run_command, check):
+    for command in (run_command, check, replay_command):
         command.add_argument("--config", type=Path, default=None, help="TOML on top of the defaults")
         command.add_argument(
             "--set",
@@ -52,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=None, help="of a generated market; recorded with the run"
     )
     run_command.add_argument("--until-ns", type=int, default=None, help="exchange time at which the run ends")
-    run_command.add_argument(
-        "--look", default=DEFAULT_LOOK, help="command line with {sql}, for the report"
-    )
+    run_command.add_argument("--look", default=DEFAULT_LOOK, help="command line with {sql}, for the report")
     return parser
 
 
@@ -87,6 +97,8 @@ def main() -> int:
     if arguments.command == "check-config":
         print(json.dumps(settings.to_json(), indent=2))
         return 0
+    if arguments.command == "replay":
+        return _replay(arguments, settings)
     options = RunOptions(
         state_dir=arguments.state_dir,
         data_source=arguments.data_source,
@@ -103,6 +115,17 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _replay(arguments: argparse.Namespace, settings: config.StrategyConfig) -> int:
+    logs.configure("strategy", json=False, stream=sys.stderr, level="warning")
+    try:
+        with database(settings.journal.database_url, arguments.data_dir) as url:
+            same = asyncio.run(replay(url, arguments.run_id, settings if arguments.models else None, print))
+    except (TradeserveError, JournalError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0 if same else 1
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from typing import Any
 import structlog
 import uuid_utils
 
+from journal.errors import JournalError
+from journal.queries import JournalReader
 from journal.rows import Run
 from journal.writer import Journal
 from server_runtime.server import GrpcServer, ServerOptions
@@ -93,7 +95,7 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         account=config.gateway.account,
         connect_timeout_s=config.gateway.connect_timeout_s,
     )
-    forecaster = GrpcForecaster(_forecaster_spec(config), on_late=late, **_tls(config))
+    forecaster = GrpcForecaster(forecaster_spec(config), on_late=late, **_tls(config))
     feed = IbkrFeed(
         connection,
         bar_size_s=config.strategy.bar_size_s,
@@ -148,11 +150,12 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         await broker.close()
         await forecaster.close()
         await journal.close(_CLOSE_S)
-    for line in _report(run_id, config, options, engine, _recorded(journal, config, options, run_id)):
+    for line in _report(run_id, config, options, engine, await _recorded(journal, config, options, run_id)):
         screen.line(line)
 
 
-def _forecaster_spec(config: StrategyConfig) -> ForecasterSpec:
+def forecaster_spec(config: StrategyConfig) -> ForecasterSpec:
+    """Return what the forecaster is told, from the configuration."""
     budget = config.budget
     voters = tuple(
         VoterSpec(name, voter.version, voter.artifact_sha256, _EMBEDDING_DIMENSION if voter.embedding else 0)
@@ -228,10 +231,19 @@ def _counts(journal: Journal) -> tuple[int, int]:
     return sum(table.written for table in tables), sum(table.spooled + table.queued for table in tables)
 
 
-def _recorded(journal: Journal, config: StrategyConfig, options: RunOptions, run_id: str) -> report.Recorded:
+async def _recorded(
+    journal: Journal, config: StrategyConfig, options: RunOptions, run_id: str
+) -> report.Recorded:
+    """Count what is in Postgres now, not what was sent to it."""
     stats = journal.stats()
+    try:
+        async with asyncio.timeout(_CLOSE_S), JournalReader(config.journal.database_url) as reader:
+            tables = await reader.row_counts(run_id)
+    except (JournalError, TimeoutError) as error:
+        _log.warning("rows not counted", error=str(error))
+        tables = {}
     return report.Recorded(
-        tables=stats.rows_written,
+        tables=tables,
         waiting=_counts(journal)[1],
         dropped=sum(table.dropped + table.rejected for table in stats.tables.values()),
         look=_look(config, options, run_id),

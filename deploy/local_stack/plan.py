@@ -12,6 +12,8 @@ from typing import Any
 from local_stack.process import Service, StackError
 from triton_server.launcher import unavailable_reason
 
+DEFAULT_BUILD_DIR = Path("build")
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -42,7 +44,7 @@ class Options:
     similarity: str = ""
     database_url: str = ""
     config: Path | None = None
-    build_dir: Path = Path("build")
+    build_dir: Path = DEFAULT_BUILD_DIR
     model_repository: Path = Path("model_repository")
     gateway_arguments: tuple[str, ...] = ()
     strategy_arguments: tuple[str, ...] = field(default=())
@@ -66,8 +68,9 @@ def _python(module: str, *arguments: str) -> list[str]:
 
 def postgres(options: Options, folder: Path) -> Service:
     """Return the embedded Postgres; its data outlive the run."""
-    data = options.build_dir.resolve() / "postgres"
-    command = _python("journal", "serve", "--data-dir", str(data), "--port", "0")
+    command = _python("journal", "serve", "--port", "0")
+    if options.build_dir != DEFAULT_BUILD_DIR:  # else it chooses a folder that its user can reach
+        command += ["--data-dir", str(options.build_dir.resolve() / "postgres")]
     return Service("postgres", command, folder, restart_command=_on_same_port(command), start_timeout_s=90)
 
 

@@ -61,8 +61,8 @@ class IbkrBroker:
     """Sends orders and tells the listener what becomes of them; never sends one twice.
 
     Orders are known by their orderRef, which the gateway carries, and by its permId. An order's status
-    is only what an orderStatus or openOrder message said; after an error it may be "Rejected" (refused
-    for good) or "Unconfirmed" (it may be live: ask, or cancel it by its orderRef).
+    is only what an orderStatus or openOrder message said; after an error it may be "Inactive" (refused
+    for good) or "Unconfirmed" (it may be live: cancel it by its orderRef, or wait for the next snapshot).
 
     Args:
         connection: Shared with the feed.
@@ -81,6 +81,9 @@ class IbkrBroker:
         self._by_id: dict[int, _KnownOrder] = {}
         self._fills: dict[str, str] = {}
         self._commissions: set[str] = set()
+        self._cancel_all_wanted = False
+        self._reconciled = False
+        self._earlier: list[Fill | Commission] = []
 
     @property
     def state(self) -> ConnectionState:
@@ -158,37 +161,33 @@ class IbkrBroker:
         return known or session.library.contract(conId=intent.con_id, exchange="SMART")
 
     def cancel(self, order_ref: str) -> bool:
-        """Ask to cancel one order; False when it is unknown or finished.
-
-        Raises:
-            BrokerError: No connection to ask over; nothing was sent.
-        """
+        """Ask to cancel one order; False when it is unknown, finished, or nobody can be asked now."""
         known = self._orders.get(order_ref)
         if known is None or known.done or not known.order_id:
             return False
-        session = self._cancelling(1)
+        session = self._connection.session
+        if session is None or not session.usable or not session.pacer.try_take(1, 1):
+            log.warning("cancel not sent", order_ref=order_ref, state=self.state.value)
+            return False
         session.client.cancelOrder(known.order_id)
         return True
 
     def cancel_all(self) -> int:
         """Ask to cancel every working order, other programs' too; return how many of ours are known.
 
-        Raises:
-            BrokerError: No connection to ask over; nothing was sent.
+        While nobody can be asked the wish is kept, and sent before the connection is READY again.
         """
-        session = self._cancelling(0)
-        session.client.reqGlobalCancel()
+        self._cancel_all_wanted = True
+        self._send_cancel_all()
         return sum(not order.done for order in self._orders.values())
 
-    def _cancelling(self, reserve: int) -> IbkrSession:
+    def _send_cancel_all(self) -> None:
         session = self._connection.session
-        if session is None or not session.usable:
-            raise BrokerError(
-                f"nothing was cancelled: the connection is {self.state.value} ({self._connection.reason})"
-            )
-        if not session.pacer.try_take(1, reserve):
-            raise BrokerError("nothing was cancelled: the message rate is used up; try again within a second")
-        return session
+        if session is None or not session.usable or not session.pacer.try_take(1):
+            log.warning("global cancel waits for the connection", state=self.state.value)
+            return
+        session.client.reqGlobalCancel()
+        self._cancel_all_wanted = False
 
     # --- what the gateway says (OrderHandler) ----------------------------------------------------
 
@@ -241,8 +240,7 @@ class IbkrBroker:
         delivered = self._fills.get(family)
         if delivered is None:
             self._fills[family] = fill.exec_id
-            if self._listener is not None:
-                self._listener.on_fill(fill)
+            self._tell(fill)
         elif fill.exec_id > delivered:
             self._fills[family] = fill.exec_id
             log.warning("execution corrected", exec_id=fill.exec_id, corrects=delivered)
@@ -250,9 +248,17 @@ class IbkrBroker:
 
     def on_commission(self, commission: Commission) -> None:
         """Pass on each commission once per process."""
-        if commission.exec_id not in self._commissions and self._listener is not None:
+        if commission.exec_id not in self._commissions:
             self._commissions.add(commission.exec_id)
-            self._listener.on_commission(commission)
+            self._tell(commission)
+
+    def _tell(self, news: Fill | Commission) -> None:
+        if not self._reconciled:
+            self._earlier.append(news)
+        elif self._listener is not None and isinstance(news, Fill):
+            self._listener.on_fill(news)
+        elif self._listener is not None and isinstance(news, Commission):
+            self._listener.on_commission(news)
 
     def on_position(self, position: Position) -> None:
         """Pass on a position."""
@@ -278,7 +284,13 @@ class IbkrBroker:
             self._listener.on_connection(state, reason)
 
     def on_snapshot(self, snapshot: BrokerSnapshot) -> None:
-        """Match what we knew with what is open now, then pass the snapshot on."""
+        """Match what we knew with what is open now, then pass the snapshot on.
+
+        Executions of while we were away came before it. Those of before this process are part of its
+        first snapshot and follow it, so that they are not taken for news.
+        """
+        if self._cancel_all_wanted:
+            self._send_cancel_all()
         working = {order.order_ref for order in snapshot.working_orders}
         filled: dict[int, Decimal] = {}
         for fill in snapshot.fills:
@@ -293,6 +305,10 @@ class IbkrBroker:
                 self._update(known, UNCONFIRMED, "not among the open orders after the reconnect")
         if self._listener is not None:
             self._listener.on_reconciled(snapshot)
+        self._reconciled = True
+        earlier, self._earlier = self._earlier, []
+        for news in earlier:
+            self._tell(news)
 
     def on_session_ready(self, session: IbkrSession, resubscribe: bool) -> None:
         """Nothing to subscribe to."""

@@ -26,10 +26,9 @@ from strategy.core.values import (
 
 UNCONFIRMED = "Unconfirmed"
 """Our status of an order whose state nobody has confirmed; it may be live."""
-REJECTED = "Rejected"
-"""Our status of an order that was refused for good."""
-DONE_STATUSES = frozenset({"Filled", "Cancelled", "ApiCancelled", "Inactive", REJECTED})
-WORKING_STATUSES = frozenset({"PreSubmitted", "Submitted", "PendingCancel", "ApiPending"})
+REJECTED = "Inactive"
+"""The gateway's status of an order that was refused for good; it does not always send it itself."""
+DONE_STATUSES = frozenset({"Filled", "Cancelled", "ApiCancelled", REJECTED})
 OCA_REDUCE_REST = 2
 """A partial fill of one child reduces the other; cancelling it would leave the rest unprotected."""
 

@@ -225,7 +225,7 @@ class StreamSearchNeighborsResponse(_message.Message):
     """What was wrong and what to do, when status_code is not 0."""
     @_builtins.property
     def search(self) -> Global___SearchNeighborsResponse:
-        """The answer; unset when status_code is not 0. request_id is set in either case."""
+        """The answer; only its request_id is set when status_code is not 0."""
 
     def __init__(
         self,
