@@ -46,7 +46,7 @@ def _lines(evidence: DecisionEvidence) -> Iterator[str]:
     yield f"  {_time(decision.event_ns)}  {symbol}: {decision.side} {decision.purpose or ''} - {decision.reason}"
     yield (
         f"  probabilities: down {_number(decision.down_probability)}, flat {_number(decision.flat_probability)}, "
-        + (f"up {_number(decision.up_probability)}; strength {decision.strength:.3f}")
+        f"up {_number(decision.up_probability)}; strength {decision.strength:.3f}"
     )
     yield f"  weights: {_pairs(decision.weights) or 'none (below the quorum)'}"
     yield f"  missing: {_pairs(decision.missing) or 'nothing'}"
@@ -96,7 +96,8 @@ def _intent(intent: rows.OrderIntentRow) -> str:
         "take profit": intent.take_profit_price,
     }
     stated = ", ".join(f"{name} {price}" for name, price in prices.items() if price is not None)
-    return f"{intent.side} {intent.quantity} {intent.symbol} ({intent.purpose}) {stated or 'market'}; {intent.intent_id}"
+    what = f"{intent.side} {intent.quantity} {intent.symbol} ({intent.purpose})"
+    return f"{what} {stated or 'market'}; {intent.intent_id}"
 
 
 def _event(event: rows.OrderEventRow) -> str:

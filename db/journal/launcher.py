@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -82,17 +83,25 @@ class PostgresAddress:
 class EmbeddedPostgres:
     """Runs one server on one data folder, from start() to stop()."""
 
-    def __init__(self, data_dir: Path, port: int = 0, programs: PostgresPrograms | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int = 0,
+        programs: PostgresPrograms | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         """Prepare; nothing is started yet.
 
         Args:
             data_dir: Where the data stay between runs; made when missing.
             port: On 127.0.0.1; 0 picks a free one.
             programs: Default: what `find_programs` finds.
+            settings: More server settings; tests switch fsync off.
         """
         self._data_dir = data_dir.resolve()
         self._port = port
         self._wanted_programs = programs
+        self._more_settings = dict(settings or {})
         self._user = RunAs()
         self._lock_fd = -1
         self._process: subprocess.Popen[bytes] | None = None
@@ -257,6 +266,7 @@ class EmbeddedPostgres:
             "listen_addresses": "127.0.0.1",
             "port": str(port),
             "unix_socket_directories": str(socket_dir or ""),
+            **self._more_settings,
         }
         command = [str(programs.folder / "postgres"), "-D", str(self.pgdata)]
         for name, value in settings.items():

@@ -55,6 +55,7 @@ class Replay:
         self._dead: deque[DeadSpool] = deque()
         self._files: deque[tuple[Path, DeadSpool]] = deque()
         self.row_count = 0
+        self.pending = True  # folders of dead writers were not looked for, or still hold rows
 
     def next(self) -> ReplayPart | None:
         """Return the next file with rows for Postgres, earlier runs first; None when there is none.
@@ -68,6 +69,7 @@ class Replay:
                 self._files.extend((path, dead) for path in dead.files)
         if self._files:
             return self._dead_part(*self._files[0])
+        self.pending = False
         for path in self._spool.backlog():
             try:
                 batches = self._spool.read(path)

@@ -68,10 +68,8 @@ class SegmentFile:
         try:
             self._write(HEAD.pack(MARK, len(payload), zlib.crc32(payload)) + payload)
             if durable:
-                os.fdatasync(self._fd) if hasattr(os, "fdatasync") else os.fsync(self._fd)
+                self._sync()
         except OSError as error:
-            # After a failed sync nobody knows which pages are on disk; the file takes no more.
-            self._broken = True
             self._cut_back(before)
             raise SpoolError(_reason(self.path, error)) from error
 
@@ -88,13 +86,21 @@ class SegmentFile:
             self._size_bytes += written
             view = view[written:]
 
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._fd) if hasattr(os, "fdatasync") else os.fsync(self._fd)
+        except OSError:
+            # After a failed sync nobody knows which pages are on disk; the file takes no more.
+            self._broken = True
+            raise
+
     def _cut_back(self, size_bytes: int) -> None:
         try:
             os.ftruncate(self._fd, size_bytes)
             self._size_bytes = size_bytes
         except OSError:
-            # The reader skips an unfinished record.
-            return
+            # The reader skips an unfinished record; what would follow it goes into another file.
+            self._broken = True
 
 
 @dataclass(frozen=True, slots=True)

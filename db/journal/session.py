@@ -26,9 +26,7 @@ def data_dir_for(wanted: Path | None) -> Path:
         return wanted
     chosen = default_data_dir(DEFAULT_DATA_DIR, choose_user())
     if chosen != DEFAULT_DATA_DIR:
-        print(
-            f"postgres: {DEFAULT_DATA_DIR} is closed to its user; the data are in {chosen}", file=sys.stderr
-        )
+        sys.stderr.write(f"postgres: {DEFAULT_DATA_DIR} is closed to its user; the data are in {chosen}\n")
     return chosen
 
 
@@ -42,7 +40,10 @@ def running_url(data_dir: Path) -> str | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None
     except BlockingIOError:
-        port = (data_dir / "pgdata" / "postmaster.pid").read_text().splitlines()[3]
+        lines = (data_dir / "pgdata" / "postmaster.pid").read_text().splitlines()
+        if len(lines) < 4:
+            return None
+        port = lines[3]
         password = (data_dir / "password").read_text().strip()
         return f"postgresql://{USER}:{quote(password)}@127.0.0.1:{port}/{DATABASE}"
     finally:

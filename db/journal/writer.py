@@ -92,6 +92,7 @@ class Journal:
         self._held: deque[Batch] = deque()  # the disk takes nothing: in memory, bounded
         self._held_bytes = 0
         self._collecting = False
+        self._retreating = False
         self._batch_count = 0
         self._delivery: Delivery | None = None
         self._replay = Replay(spool)
@@ -353,6 +354,7 @@ class Journal:
     async def _retreat(self) -> None:
         """Postgres is away: bring everything that was on its way to the local disk."""
         batches = [*self._in_flight, *self._pending]
+        self._retreating = True
         self._in_flight = []
         self._pending.clear()
         self._pending_bytes = 0
@@ -360,6 +362,7 @@ class Journal:
         await loop.run_in_executor(self._disk, self._spool.orphan_all)
         for batch in batches:
             await self._to_spool(batch)
+        self._retreating = False
 
     def _reject(self, table: str, row_count: int, payload: bytes, reason: str) -> None:
         self._rejected[table] += row_count
@@ -401,12 +404,11 @@ class Journal:
         Raises:
             DatabaseError: It broke, or the server refuses.
         """
-        replay_pending = True
         while True:
             if self._pending:
                 await self._send_pending(delivery)
-            elif replay_pending or self._spool_waits():
-                replay_pending = await self._replay_next(delivery)
+            elif self._replay.pending or self._spool.has_waiting:
+                await self._replay_next(delivery)
             else:
                 self._send_now.clear()
                 if not self._pending:
@@ -414,9 +416,6 @@ class Journal:
                         await asyncio.wait_for(self._send_now.wait(), 1.0)
             if delivery.closed:
                 raise JournalError(f"Postgres at {self._where} closed the connection: it stopped or restarts")
-
-    def _spool_waits(self) -> bool:
-        return self._spool.has_waiting
 
     async def _send_pending(self, delivery: Delivery) -> None:
         size = 0
@@ -440,12 +439,12 @@ class Journal:
         if on_disk:
             await asyncio.get_running_loop().run_in_executor(self._disk, self._spool.confirm, on_disk)
 
-    async def _replay_next(self, delivery: Delivery) -> bool:
-        """Write one file of the spool; False when there is none left."""
+    async def _replay_next(self, delivery: Delivery) -> None:
+        """Write one file of the spool."""
         loop = asyncio.get_running_loop()
         part = await loop.run_in_executor(self._disk, self._replay.next)
         if part is None:
-            return False
+            return
         if part.problem:
             self._note_error(part.problem)
         if part.run_id != self._run_id:
@@ -454,7 +453,6 @@ class Journal:
             await self._deliver(delivery, part.batches[start : start + 16], part.run_id)
         await loop.run_in_executor(self._disk, self._replay.done, part)
         self._say(f"{part.row_count} rows came from the spool into {self._where}")
-        return True
 
     async def _end_run(self, delivery: Delivery, *, nothing_left: bool) -> None:
         try:
@@ -468,10 +466,12 @@ class Journal:
         return (
             not any(queue.rows for queue in self._queues.values())
             and not self._collecting
+            and not self._retreating
+            and not self._replay.pending
             and not self._pending
             and not self._in_flight
             and not self._held
-            and not self._spool_waits()
+            and not self._spool.has_waiting
         )
 
     # --- telling ---------------------------------------------------------------------------------

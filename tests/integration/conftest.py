@@ -1,0 +1,8 @@
+from postgres_fixture import (  # noqa: F401 - fixtures
+    own_postgres,
+    postgres_programs,
+    postgres_server,
+    postgres_template,
+    postgres_url,
+    reachable_tmp,
+)
