@@ -100,7 +100,8 @@ class VoterCheck(Check):
     ) -> None:
         super().__init__(client.link, spec.name)
         self.spec = spec
-        self.lane = client.lane(spec.name, breaker=CircuitBreaker(clock_ns), max_in_flight=plan.max_in_flight)
+        breaker = CircuitBreaker(clock_ns, failure_count=plan.breaker_failure_count)
+        self.lane = client.lane(spec.name, breaker=breaker, max_in_flight=plan.max_in_flight)
         self.prepared: PreparedModel | None = None
         self.contract: ModelContract | None = None
         self._client = client

@@ -69,6 +69,7 @@ class ForecasterSpec:
         bar_size_s: Seconds per bar that is traded, checked against what the models were trained on;
             0 leaves it unchecked.
         max_in_flight: Calls at once per service.
+        breaker_failure_count: Failures in a row after which a service is left alone for a moment.
         connect_timeout_s: How long start() waits for a server that is away.
         check_timeout_s: How long one contract check may take, with its trial inference.
         recheck_s: Pause between checks of a service that is away or differs.
@@ -83,6 +84,7 @@ class ForecasterSpec:
     window_bars: int = 60
     bar_size_s: int = 0
     max_in_flight: int = 32
+    breaker_failure_count: int = 5
     connect_timeout_s: float = 2.0
     check_timeout_s: float = 5.0
     recheck_s: float = 1.0
@@ -97,7 +99,14 @@ class ForecasterSpec:
             raise ValueError("index.target is set, but no voter has an embedding_dimension")
         if not 1 <= self.index.neighbor_count <= 256:
             raise ValueError(f"index.neighbor_count: 1 to 256, got {self.index.neighbor_count}")
-        for field in ("forecast_share_ns", "search_share_ns", "total_ns", "window_bars", "max_in_flight"):
+        for field in (
+            "forecast_share_ns",
+            "search_share_ns",
+            "total_ns",
+            "window_bars",
+            "max_in_flight",
+            "breaker_failure_count",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: must be positive, got {getattr(self, field)}")
 

@@ -16,6 +16,7 @@ from strategy.adapters.forecaster_specs import WINDOW_COLUMNS, ForecasterSpec
 from strategy.core.values import Neighbor, Probabilities
 from strategy.ports import Forecast, ForecastReply, ForecastRequest, LateAnswer, VoterInfo
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
+from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.budget import ClockNs, LatencyBudget
 from tradeserve_client.channel import TlsFiles
 from tradeserve_client.errors import ContractError
@@ -65,6 +66,7 @@ class GrpcForecaster:
                 on_late=self._report_late,
                 clock_ns=clock_ns,
                 max_in_flight=spec.max_in_flight,
+                breaker=CircuitBreaker(clock_ns, failure_count=spec.breaker_failure_count),
             )
             self._index = IndexCheck(spec.index, self._similarity, embedder, spec.check_timeout_s)
             self._keepers.append(Keeper(self._similarity.link, [self._index], spec.recheck_s))
