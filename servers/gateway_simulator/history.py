@@ -149,7 +149,7 @@ def _first_bar(request: HistoryRequest, session: Session, line: Line, closed: in
     elif unit == "D":
         days_seen: set[object] = set()
         first = closed
-        if line.bar.index < len(starts) and not request.end:
+        if line.bar.count and not request.end:
             days_seen.add(_local(line.bar.start_ns, session.zone).date())
         while first > 0:
             days_seen.add(_local(int(starts[first - 1]), session.zone).date())
