@@ -22,7 +22,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "faiss", "vllm", "pandas", "pyarrow")
         ),
     ],
 )
-def test_the_strategys_calls_load_nothing_heavy(modules: tuple[str, ...]):
+def test_the_strategys_calls_load_nothing_heavy(modules: tuple[str, ...]) -> None:
     code = f"import sys, {', '.join(modules)}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

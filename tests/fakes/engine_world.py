@@ -62,6 +62,7 @@ class World:
             journal=self.journal,
             gate=self.gate,
             screen=Screen("never", self.text),
+            voters=await self.forecaster.start(),
             rows=lambda: (len(self.journal.rows), 0),
         )
         self.task = asyncio.create_task(self.engine.run())

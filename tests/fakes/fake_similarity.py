@@ -56,7 +56,7 @@ class FakeSimilarity(rpc.SimilarityServiceServicer):
             server, self._server = self._server, None
             await server.stop(None)
 
-    async def GetIndex(self, request: pb.GetIndexRequest, context: Any) -> pb.GetIndexResponse:  # type: ignore[override]
+    async def GetIndex(self, request: pb.GetIndexRequest, context: Any) -> pb.GetIndexResponse:
         if request.index_name != INDEX:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no index {request.index_name!r} is loaded")
         response = pb.GetIndexResponse(dimension=self.dimension, state_count=1000, horizon_bars=6)
@@ -67,7 +67,7 @@ class FakeSimilarity(rpc.SimilarityServiceServicer):
         response.as_of_time.FromSeconds(1_700_000_000)
         return response
 
-    async def SearchNeighbors(  # type: ignore[override]
+    async def SearchNeighbors(
         self, request: pb.SearchNeighborsRequest, context: Any
     ) -> pb.SearchNeighborsResponse:
         self.searches.append(request)
@@ -76,7 +76,7 @@ class FakeSimilarity(rpc.SimilarityServiceServicer):
             await asyncio.sleep(delay_s)
         return self._answer(request)
 
-    async def StreamSearchNeighbors(  # type: ignore[override]
+    async def StreamSearchNeighbors(
         self, request_iterator: AsyncIterator[pb.StreamSearchNeighborsRequest], context: Any
     ) -> AsyncIterator[pb.StreamSearchNeighborsResponse]:
         self.streams += 1
@@ -93,6 +93,10 @@ class FakeSimilarity(rpc.SimilarityServiceServicer):
             else:
                 response.search.CopyFrom(self._answer(message.search))
             yield response
+
+    async def AddStates(self, request: pb.AddStatesRequest, context: Any) -> pb.AddStatesResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake index is fixed")
+        raise AssertionError
 
     def _answer(self, request: pb.SearchNeighborsRequest) -> pb.SearchNeighborsResponse:
         response = pb.SearchNeighborsResponse(request_id=request.request_id)

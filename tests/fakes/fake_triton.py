@@ -125,6 +125,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         model.calls += 1
         model.request_ids.append(request.id)
         wanted_bytes = 4 * int(np.prod(request.inputs[0].shape))
+        shape = tuple(request.inputs[0].shape)
+        if shape[1:] != model.input_shape[1:]:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"unexpected shape for input: {shape}")
         if len(request.raw_input_contents) != 1 or len(request.raw_input_contents[0]) != wanted_bytes:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unexpected size of input 'window'")
         delay_s = model.delay_s()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -23,3 +26,13 @@ def client_tasks() -> set[asyncio.Task[Any]]:
         for task in asyncio.all_tasks()
         if task is not asyncio.current_task() and any(mark in repr(task) for mark in _CLIENT_MARKS)
     }
+
+
+def wait_for_file(path: Path, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Wait, bounded, for the file that a server writes once it is healthy."""
+    end_s = time.monotonic() + timeout_s
+    while not path.exists():
+        if process.poll() is not None or time.monotonic() > end_s:
+            log = "\n".join(file.read_text(errors="replace") for file in path.parent.glob("*.log"))
+            raise AssertionError(f"the server did not become ready (exit {process.poll()}):\n{log[-4000:]}")
+        time.sleep(0.02)

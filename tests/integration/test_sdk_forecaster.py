@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fakes.fake_similarity import FakeSimilarity
 from fakes.fake_triton import SHA, FakeTriton
@@ -64,7 +65,7 @@ def plan(triton: FakeTriton, similarity: FakeSimilarity | None = None, **changes
     return ForecasterSpec(**(settings | changes))  # type: ignore[arg-type]
 
 
-def request(decision_id: str = "d1", window: np.ndarray = WINDOW) -> ForecastRequest:  # type: ignore[type-arg]
+def request(decision_id: str = "d1", window: NDArray[np.float32] = WINDOW) -> ForecastRequest:
     return ForecastRequest(decision_id, 1, window, EVENT_NS, time.monotonic_ns())
 
 
@@ -76,10 +77,13 @@ def reasons(reply: ForecastReply) -> list[Reason | None]:
     return [*(reason(outcome) for outcome in reply.forecasts.values()), reason(reply.neighbors)]
 
 
-async def test_everything_answers(triton, similarity, started):
-    forecaster: Forecaster = GrpcForecaster(plan(triton, similarity, bar_size_s=60))
+async def test_everything_answers(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
+    forecaster = GrpcForecaster(plan(triton, similarity, bar_size_s=60))
     started.append(forecaster)
-    voters = await forecaster.start()
+    port: Forecaster = forecaster
+    voters = await port.start()
     assert [(voter.name, voter.version, voter.artifact_sha256, voter.problem) for voter in voters] == [
         ("lstm_cnn", 1, SHA["lstm_cnn"], ""),
         ("gaf_resnet", 1, SHA["gaf_resnet"], ""),
@@ -100,7 +104,9 @@ async def test_everything_answers(triton, similarity, started):
     assert similarity.searches[-1].before_time.seconds == EVENT_NS // 10**9
 
 
-async def test_without_a_similarity_target_the_search_is_off(triton, started):
+async def test_without_a_similarity_target_the_search_is_off(
+    triton: FakeTriton, started: list[GrpcForecaster]
+) -> None:
     forecaster = GrpcForecaster(plan(triton))
     started.append(forecaster)
     await forecaster.start()
@@ -108,7 +114,9 @@ async def test_without_a_similarity_target_the_search_is_off(triton, started):
     assert forecaster.similarity.problem == "off"
 
 
-async def test_the_search_starts_while_another_voter_is_still_awaited(triton, similarity, started):
+async def test_the_search_starts_while_another_voter_is_still_awaited(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     forecaster = GrpcForecaster(plan(triton, similarity))
     started.append(forecaster)
     await forecaster.start()
@@ -119,7 +127,9 @@ async def test_the_search_starts_while_another_voter_is_still_awaited(triton, si
     assert reasons(await asked) == [None, None, None]
 
 
-async def test_a_missing_embedding_leaves_the_search_without_input(triton, similarity, started):
+async def test_a_missing_embedding_leaves_the_search_without_input(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     forecaster = GrpcForecaster(plan(triton, similarity))
     started.append(forecaster)
     await forecaster.start()
@@ -129,7 +139,9 @@ async def test_a_missing_embedding_leaves_the_search_without_input(triton, simil
     assert similarity.searches == []
 
 
-async def test_hung_servers_cost_no_more_than_their_shares(triton, similarity, started):
+async def test_hung_servers_cost_no_more_than_their_shares(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     forecaster = GrpcForecaster(plan(triton, similarity, forecast_share_ns=200 * MS, search_share_ns=50 * MS))
     started.append(forecaster)
     await forecaster.start()
@@ -141,7 +153,9 @@ async def test_hung_servers_cost_no_more_than_their_shares(triton, similarity, s
     assert time.monotonic_ns() - start_ns < 1_500 * MS
 
 
-async def test_a_spent_budget_sends_nothing(triton, similarity, started):
+async def test_a_spent_budget_sends_nothing(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     forecaster = GrpcForecaster(plan(triton, similarity, total_ns=10 * MS))
     started.append(forecaster)
     await forecaster.start()
@@ -152,7 +166,9 @@ async def test_a_spent_budget_sends_nothing(triton, similarity, started):
     assert triton.models["lstm_cnn"].calls == calls
 
 
-async def test_no_decision_gets_a_late_answer_however_the_servers_are_delayed(triton, similarity, started):
+async def test_no_decision_gets_a_late_answer_however_the_servers_are_delayed(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     late: list[LateAnswer] = []
     settings = {"forecast_share_ns": 15 * MS, "search_share_ns": 8 * MS, "total_ns": 30 * MS}
     spec = plan(triton, similarity, max_in_flight=200, breaker_failure_count=1_000_000, **settings)
@@ -219,8 +235,12 @@ async def test_no_decision_gets_a_late_answer_however_the_servers_are_delayed(tr
     ],
 )
 async def test_a_server_with_something_else_stops_the_start_and_says_what(
-    triton, similarity, started, change, words
-):
+    triton: FakeTriton,
+    similarity: FakeSimilarity,
+    started: list[GrpcForecaster],
+    change: Callable[[FakeTriton, FakeSimilarity], None],
+    words: str,
+) -> None:
     change(triton, similarity)
     forecaster = GrpcForecaster(plan(triton, similarity, bar_size_s=60))
     started.append(forecaster)
@@ -228,7 +248,9 @@ async def test_a_server_with_something_else_stops_the_start_and_says_what(
         await forecaster.start()
 
 
-async def test_servers_away_at_the_start_are_reported_and_picked_up_later(triton, similarity, started):
+async def test_servers_away_at_the_start_are_reported_and_picked_up_later(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     await triton.stop()
     await similarity.stop()
     forecaster = GrpcForecaster(plan(triton, similarity, connect_timeout_s=0.2))
@@ -244,7 +266,9 @@ async def test_servers_away_at_the_start_are_reported_and_picked_up_later(triton
     assert reasons(await forecaster.forecast(request())) == [None, None, None]
 
 
-async def test_killed_servers_leave_the_rest_and_return_without_a_restart(triton, similarity, started):
+async def test_killed_servers_leave_the_rest_and_return_without_a_restart(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     forecaster = GrpcForecaster(plan(triton, similarity))
     started.append(forecaster)
     await forecaster.start()
@@ -266,7 +290,9 @@ async def test_killed_servers_leave_the_rest_and_return_without_a_restart(triton
             await asyncio.sleep(0.01)
 
 
-async def test_a_server_that_comes_back_with_another_model_is_not_believed(triton, started):
+async def test_a_server_that_comes_back_with_another_model_is_not_believed(
+    triton: FakeTriton, started: list[GrpcForecaster]
+) -> None:
     forecaster = GrpcForecaster(plan(triton))
     started.append(forecaster)
     await forecaster.start()
@@ -286,8 +312,8 @@ async def test_a_server_that_comes_back_with_another_model_is_not_believed(trito
 
 
 async def test_a_changed_embedding_model_is_not_looked_up_in_an_index_of_the_old_one(
-    triton, similarity, started
-):
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     anything = VoterSpec("gaf_resnet", embedding_dimension=128)
     forecaster = GrpcForecaster(plan(triton, similarity, voters=(LSTM, anything)))
     started.append(forecaster)
@@ -303,7 +329,9 @@ async def test_a_changed_embedding_model_is_not_looked_up_in_an_index_of_the_old
     assert "is served" in forecaster.similarity.problem
 
 
-async def test_a_model_that_is_ready_but_can_not_infer_is_reported_until_it_can(triton, started):
+async def test_a_model_that_is_ready_but_can_not_infer_is_reported_until_it_can(
+    triton: FakeTriton, started: list[GrpcForecaster]
+) -> None:
     triton.models["lstm_cnn"].error = (grpc.StatusCode.INTERNAL, "Stub process is not healthy")
     forecaster = GrpcForecaster(plan(triton))
     started.append(forecaster)
@@ -313,7 +341,9 @@ async def test_a_model_that_is_ready_but_can_not_infer_is_reported_until_it_can(
     await until(lambda: not forecaster.voters[0].problem)
 
 
-async def test_a_model_that_is_not_loaded_is_reported_not_fatal(triton, started):
+async def test_a_model_that_is_not_loaded_is_reported_not_fatal(
+    triton: FakeTriton, started: list[GrpcForecaster]
+) -> None:
     del triton.models["lstm_cnn"]
     forecaster = GrpcForecaster(plan(triton))
     started.append(forecaster)
@@ -326,7 +356,9 @@ async def test_a_model_that_is_not_loaded_is_reported_not_fatal(triton, started)
     ("probabilities", "words"),
     [((0.5, 0.5, 0.5), "not a distribution"), ((float("nan"), 0.5, 0.5), "nan"), ((-0.5, 0.5, 1.0), "-0.5")],
 )
-async def test_what_is_no_distribution_is_a_failure(triton, started, probabilities, words):
+async def test_what_is_no_distribution_is_a_failure(
+    triton: FakeTriton, started: list[GrpcForecaster], probabilities: tuple[float, float, float], words: str
+) -> None:
     forecaster = GrpcForecaster(plan(triton))
     started.append(forecaster)
     await forecaster.start()
@@ -339,7 +371,9 @@ async def test_what_is_no_distribution_is_a_failure(triton, started, probabiliti
 
 
 @pytest.mark.parametrize("window", [np.ones((59, 5), np.float32), np.full((60, 5), np.nan, np.float32)])
-async def test_a_wrong_window_is_refused_before_it_is_sent(triton, similarity, started, window):
+async def test_a_wrong_window_is_refused_before_it_is_sent(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster], window: NDArray[np.float32]
+) -> None:
     forecaster = GrpcForecaster(plan(triton, similarity))
     started.append(forecaster)
     await forecaster.start()
@@ -347,7 +381,9 @@ async def test_a_wrong_window_is_refused_before_it_is_sent(triton, similarity, s
     assert reasons(reply) == [Reason.REFUSED, Reason.REFUSED, Reason.NO_INPUT]
 
 
-async def test_a_cancelled_decision_leaves_no_task_behind(triton, similarity, started):
+async def test_a_cancelled_decision_leaves_no_task_behind(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     forecaster = GrpcForecaster(plan(triton, similarity, forecast_share_ns=30_000 * MS, total_ns=30_000 * MS))
     started.append(forecaster)
     await forecaster.start()
@@ -361,7 +397,9 @@ async def test_a_cancelled_decision_leaves_no_task_behind(triton, similarity, st
     await until(lambda: not client_tasks() - before)
 
 
-async def test_many_decisions_at_once_all_get_complete_replies(triton, similarity, started):
+async def test_many_decisions_at_once_all_get_complete_replies(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
     forecaster = GrpcForecaster(plan(triton, similarity, max_in_flight=8))
     started.append(forecaster)
     await forecaster.start()

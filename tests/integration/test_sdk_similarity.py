@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ QUERY = SearchQuery(INDEX, UNIT, 5, before_ns=NOW_NS, index_version=1)
 
 
 @pytest.fixture
-async def server(tmp_path) -> AsyncIterator[FakeSimilarity]:
+async def server(tmp_path: Path) -> AsyncIterator[FakeSimilarity]:
     async with FakeSimilarity(f"unix:{tmp_path}/similarity.sock") as server:
         yield server
 
@@ -66,7 +68,7 @@ async def search(
     return await stream.start(query, time.monotonic_ns() + int(timeout_ms * MS)).outcome()
 
 
-async def test_the_index_tells_what_it_holds(client: SimilarityClient):
+async def test_the_index_tells_what_it_holds(client: SimilarityClient) -> None:
     info = await client.get_index(INDEX, timeout_s=5)
     assert (info.index.name, info.index.version, info.index.artifact_sha256) == (INDEX, 1, "d4" * 32)
     assert (info.embedding_model.name, info.embedding_model.artifact_sha256) == (
@@ -76,7 +78,7 @@ async def test_the_index_tells_what_it_holds(client: SimilarityClient):
     assert (info.dimension, info.as_of_ns) == (128, 1_700_000_000 * 10**9)
 
 
-async def test_an_unknown_index_is_a_contract_mismatch(client: SimilarityClient):
+async def test_an_unknown_index_is_a_contract_mismatch(client: SimilarityClient) -> None:
     with pytest.raises(CallError, match="no index 'other' is loaded") as caught:
         await client.get_index("other", timeout_s=5)
     assert caught.value.reason is Reason.CONTRACT_MISMATCH
@@ -85,7 +87,7 @@ async def test_an_unknown_index_is_a_contract_mismatch(client: SimilarityClient)
 @pytest.mark.parametrize("way", ["unary", "stream"])
 async def test_neighbours_come_nearest_first_with_timing_and_provenance(
     server: FakeSimilarity, client: SimilarityClient, stream: SearchStream, way: str
-):
+) -> None:
     outcome: Outcome[Matches] = await (
         client.search(QUERY, timeout_s=5) if way == "unary" else search(stream)
     )
@@ -102,13 +104,13 @@ async def test_neighbours_come_nearest_first_with_timing_and_provenance(
     assert asked.embedding_f32 == UNIT.tobytes()
 
 
-async def test_a_late_unary_search_raises(server: FakeSimilarity, client: SimilarityClient):
+async def test_a_late_unary_search_raises(server: FakeSimilarity, client: SimilarityClient) -> None:
     server.delay_s = lambda: 30.0
     with pytest.raises(TooLateError):
         await client.search(QUERY, timeout_s=0.02)
 
 
-async def test_each_search_carries_the_time_it_has_left(server: FakeSimilarity, stream: SearchStream):
+async def test_each_search_carries_the_time_it_has_left(server: FakeSimilarity, stream: SearchStream) -> None:
     await search(stream, timeout_ms=500)
     (remaining_ns,) = server.remaining_ns
     assert 300 * MS < remaining_ns <= 500 * MS
@@ -116,7 +118,7 @@ async def test_each_search_carries_the_time_it_has_left(server: FakeSimilarity, 
 
 async def test_no_late_answer_of_the_stream_is_ever_returned_and_each_is_reported(
     server: FakeSimilarity, stream: SearchStream, late: list[tuple[str, int]]
-):
+) -> None:
     dice = random.Random(11)
     share_ms = 8.0
     server.delay_s = lambda: dice.uniform(0.1, 1.5) * share_ms / 1e3
@@ -136,7 +138,7 @@ async def test_no_late_answer_of_the_stream_is_ever_returned_and_each_is_reporte
     assert missing
 
 
-async def test_searches_beyond_the_bound_are_shed(server: FakeSimilarity, client: SimilarityClient):
+async def test_searches_beyond_the_bound_are_shed(server: FakeSimilarity, client: SimilarityClient) -> None:
     server.delay_s = lambda: 0.02
     stream = SearchStream(client, max_in_flight=2)
     assert await stream.ready(10)
@@ -151,7 +153,7 @@ async def test_searches_beyond_the_bound_are_shed(server: FakeSimilarity, client
 
 async def test_a_status_inside_the_stream_becomes_a_reason_and_the_stream_stays(
     server: FakeSimilarity, stream: SearchStream
-):
+) -> None:
     server.status = (8, "queue is full")
     outcome = await search(stream)
     assert isinstance(outcome, NoAnswer)
@@ -183,8 +185,8 @@ def too_many(response: pb.SearchNeighborsResponse) -> None:
 
 @pytest.mark.parametrize("mangle", [from_the_future, other_index, other_version, not_a_number, too_many])
 async def test_a_malformed_answer_is_a_failure(
-    server, client: SimilarityClient, stream: SearchStream, mangle
-):
+    server: FakeSimilarity, client: SimilarityClient, stream: SearchStream, mangle: Callable[[Any], None]
+) -> None:
     server.mangle = mangle
     outcome = await search(stream)
     assert isinstance(outcome, NoAnswer)
@@ -193,7 +195,9 @@ async def test_a_malformed_answer_is_a_failure(
         await client.search(QUERY, timeout_s=5)
 
 
-async def test_the_stream_survives_a_restart_of_the_server(server: FakeSimilarity, stream: SearchStream):
+async def test_the_stream_survives_a_restart_of_the_server(
+    server: FakeSimilarity, stream: SearchStream
+) -> None:
     assert isinstance(await search(stream), Answer)
     for _ in range(3):
         await server.stop()
@@ -207,7 +211,9 @@ async def test_the_stream_survives_a_restart_of_the_server(server: FakeSimilarit
     assert server.streams == 4
 
 
-async def test_a_search_under_way_when_the_server_dies_is_down(server: FakeSimilarity, stream: SearchStream):
+async def test_a_search_under_way_when_the_server_dies_is_down(
+    server: FakeSimilarity, stream: SearchStream
+) -> None:
     server.delay_s = lambda: 30.0
     pending = stream.start(QUERY, time.monotonic_ns() + 20_000 * MS)
     await until(lambda: len(server.searches) == 1)
@@ -217,7 +223,9 @@ async def test_a_search_under_way_when_the_server_dies_is_down(server: FakeSimil
     assert outcome.reason is Reason.DOWN
 
 
-async def test_closing_the_stream_ends_what_is_under_way(server: FakeSimilarity, client: SimilarityClient):
+async def test_closing_the_stream_ends_what_is_under_way(
+    server: FakeSimilarity, client: SimilarityClient
+) -> None:
     server.delay_s = lambda: 30.0
     stream = SearchStream(client)
     assert await stream.ready(10)
@@ -229,7 +237,7 @@ async def test_closing_the_stream_ends_what_is_under_way(server: FakeSimilarity,
     assert stream.in_flight == 0
 
 
-async def test_without_a_server_searches_are_down_and_nothing_hangs(tmp_path):
+async def test_without_a_server_searches_are_down_and_nothing_hangs(tmp_path: Path) -> None:
     before = client_tasks()
     client = SimilarityClient(f"unix:{tmp_path}/nobody.sock")
     with pytest.raises(ServerDownError):
@@ -244,14 +252,14 @@ async def test_without_a_server_searches_are_down_and_nothing_hangs(tmp_path):
     await until(lambda: not client_tasks() - before)
 
 
-async def test_without_budget_nothing_is_sent(server: FakeSimilarity, stream: SearchStream):
+async def test_without_budget_nothing_is_sent(server: FakeSimilarity, stream: SearchStream) -> None:
     outcome = await search(stream, timeout_ms=0.1)
     assert isinstance(outcome, NoAnswer)
     assert outcome.reason is Reason.NO_BUDGET
     assert server.searches == []
 
 
-async def test_lateness_in_a_row_opens_the_breaker(server: FakeSimilarity, client: SimilarityClient):
+async def test_lateness_in_a_row_opens_the_breaker(server: FakeSimilarity, client: SimilarityClient) -> None:
     server.delay_s = lambda: 0.2
     breaker = CircuitBreaker(time.monotonic_ns, failure_count=2, open_ns=60_000 * MS, max_open_ns=60_000 * MS)
     stream = SearchStream(client, breaker=breaker)
@@ -265,7 +273,7 @@ async def test_lateness_in_a_row_opens_the_breaker(server: FakeSimilarity, clien
     assert "breaker" in outcome.detail
 
 
-async def test_a_cancelled_caller_gives_its_place_back(server: FakeSimilarity, stream: SearchStream):
+async def test_a_cancelled_caller_gives_its_place_back(server: FakeSimilarity, stream: SearchStream) -> None:
     server.delay_s = lambda: 0.02
     caller = asyncio.create_task(search(stream, timeout_ms=5_000))
     await until(lambda: len(server.searches) == 1)

@@ -16,12 +16,12 @@ SERVED = ModelContract(
 EXPECTED = VoterSpec("lstm_cnn", 1, "AB" * 32).expected(60)
 
 
-def test_an_equal_contract_has_no_differences():
+def test_an_equal_contract_has_no_differences() -> None:
     assert differences(EXPECTED, SERVED) == []
     require(EXPECTED, SERVED)
 
 
-def test_an_empty_digest_and_version_zero_accept_what_is_served():
+def test_an_empty_digest_and_version_zero_accept_what_is_served() -> None:
     assert differences(VoterSpec("lstm_cnn").expected(60), SERVED) == []
 
 
@@ -46,7 +46,7 @@ def test_an_empty_digest_and_version_zero_accept_what_is_served():
         (replace(SERVED, outputs=(replace(PROBABILITIES, shape=(3,)),)), "served [3]"),
     ],
 )
-def test_each_difference_is_spelled_out(served: ModelContract, words: str):
+def test_each_difference_is_spelled_out(served: ModelContract, words: str) -> None:
     found = differences(EXPECTED, served)
     assert len(found) == 1
     assert words in found[0]
@@ -55,17 +55,17 @@ def test_each_difference_is_spelled_out(served: ModelContract, words: str):
         require(EXPECTED, served)
 
 
-def test_all_differences_are_told_at_once():
+def test_all_differences_are_told_at_once() -> None:
     served = replace(SERVED, version=2, versions=(2,), parameters={}, outputs=())
     assert len(differences(EXPECTED, served)) == 3
 
 
-def test_more_outputs_than_are_read_do_no_harm():
+def test_more_outputs_than_are_read_do_no_harm() -> None:
     embedding = TensorSpec("embedding", "FP32", (-1, 128))
     assert differences(EXPECTED, replace(SERVED, outputs=(embedding, PROBABILITIES))) == []
 
 
-def test_a_bar_size_the_model_was_not_trained_for_is_a_difference():
+def test_a_bar_size_the_model_was_not_trained_for_is_a_difference() -> None:
     assert bar_size_differences(SERVED, 300) == []
     assert bar_size_differences(SERVED, 0) == []
     assert (
@@ -89,6 +89,6 @@ def test_a_bar_size_the_model_was_not_trained_for_is_a_difference():
         ((VoterSpec("a"),), IndexSpec(neighbor_count=0), "neighbor_count"),
     ],
 )
-def test_an_impossible_plan_is_refused(voters: tuple[VoterSpec, ...], index: IndexSpec, words: str):
+def test_an_impossible_plan_is_refused(voters: tuple[VoterSpec, ...], index: IndexSpec, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ForecasterSpec("localhost:1", voters, index)

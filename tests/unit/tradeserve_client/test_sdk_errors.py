@@ -38,12 +38,12 @@ Code = grpc.StatusCode
         (Code.UNKNOWN, "", Reason.FAILED),
     ],
 )
-def test_a_status_becomes_a_reason(code: grpc.StatusCode, detail: str, reason: Reason):
+def test_a_status_becomes_a_reason(code: grpc.StatusCode, detail: str, reason: Reason) -> None:
     assert reason_of(code, detail) is reason
 
 
 @pytest.mark.parametrize("code", [code for code in Code if code is not Code.OK])
-def test_every_status_has_a_reason_and_an_exception(code: grpc.StatusCode):
+def test_every_status_has_a_reason_and_an_exception(code: grpc.StatusCode) -> None:
     error = error_of("lstm_cnn", AioRpcError(code, Metadata(), Metadata(), "what the server said"))
     assert isinstance(error, CallError)
     assert isinstance(error, TradeserveError)
@@ -53,7 +53,7 @@ def test_every_status_has_a_reason_and_an_exception(code: grpc.StatusCode):
     assert "what the server said" in str(error)
 
 
-def test_the_exception_says_the_same_as_the_reason():
+def test_the_exception_says_the_same_as_the_reason() -> None:
     def kind(code: grpc.StatusCode, detail: str = "") -> type[CallError]:
         return type(error_of("x", AioRpcError(code, Metadata(), Metadata(), detail)))
 
@@ -62,7 +62,7 @@ def test_the_exception_says_the_same_as_the_reason():
     assert kind(Code.DEADLINE_EXCEEDED) is TooLateError
 
 
-def test_a_status_inside_a_message_reads_like_one_on_the_wire():
+def test_a_status_inside_a_message_reads_like_one_on_the_wire() -> None:
     assert reason_of_number(4) is Reason.LATE
     assert reason_of_number(8) is Reason.BUSY
     assert reason_of_number(999) is Reason.FAILED

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from tradeserve_client.answers import CallRecord, Reason
@@ -19,11 +23,11 @@ def model() -> PreparedModel:
 
 
 @pytest.fixture
-def window() -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def window() -> NDArray[np.float32]:
     return np.arange(300, dtype=np.float32).reshape(60, 5)
 
 
-def response(request_id: str) -> service_pb2.ModelInferResponse:
+def response(request_id: str) -> Any:
     answer = service_pb2.ModelInferResponse(model_name="gaf_resnet", model_version="2", id=request_id)
     for name, length in (("embedding", 4), ("probabilities", 3)):
         answer.outputs.add(name=name, datatype="FP32", shape=[1, length])
@@ -31,7 +35,9 @@ def response(request_id: str) -> service_pb2.ModelInferResponse:
     return answer
 
 
-def test_prebuilt_bytes_are_the_message_that_protobuf_would_write(model, window):
+def test_prebuilt_bytes_are_the_message_that_protobuf_would_write(
+    model: PreparedModel, window: NDArray[np.float32]
+) -> None:
     request = model.request(window)
     message = service_pb2.ModelInferRequest.FromString(request.body)
     assert (message.model_name, message.model_version, message.id) == ("gaf_resnet", "2", request.request_id)
@@ -41,19 +47,19 @@ def test_prebuilt_bytes_are_the_message_that_protobuf_would_write(model, window)
     assert np.array_equal(np.frombuffer(raw, "<f4").reshape(60, 5), window)
 
 
-def test_request_ids_are_uuid7_and_never_repeat(model, window):
+def test_request_ids_are_uuid7_and_never_repeat(model: PreparedModel, window: NDArray[np.float32]) -> None:
     ids = [model.request(window).request_id for _ in range(1_000)]
     assert len(set(ids)) == 1_000
     assert {(len(one), one[14]) for one in ids} == {(36, "7")}
     assert ids == sorted(ids)
 
 
-def test_version_zero_lets_the_server_choose(window):
+def test_version_zero_lets_the_server_choose(window: NDArray[np.float32]) -> None:
     model = PreparedModel("lstm_cnn", 0, "window", (1, 60, 5), OUTPUTS[:1])
     assert service_pb2.ModelInferRequest.FromString(model.request(window).body).model_version == ""
 
 
-def test_a_strided_window_is_sent_in_row_order(model, window):
+def test_a_strided_window_is_sent_in_row_order(model: PreparedModel, window: NDArray[np.float32]) -> None:
     strided = np.asfortranarray(window)
     message = service_pb2.ModelInferRequest.FromString(model.request(strided).body)
     assert message.raw_input_contents[0] == window.tobytes()
@@ -62,12 +68,14 @@ def test_a_strided_window_is_sent_in_row_order(model, window):
 @pytest.mark.parametrize(
     "wrong", [np.zeros((60, 5)), np.zeros((59, 5), np.float32)], ids=["float64", "59 bars"]
 )
-def test_a_window_of_the_wrong_kind_is_refused(model, wrong):
+def test_a_window_of_the_wrong_kind_is_refused(model: PreparedModel, wrong: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match=r"gaf_resnet: expected float32 of shape \[1, 60, 5\]"):
         model.request(wrong)
 
 
-def test_outputs_are_found_by_name_whatever_their_order(model, window):
+def test_outputs_are_found_by_name_whatever_their_order(
+    model: PreparedModel, window: NDArray[np.float32]
+) -> None:
     request = model.request(window)
     inference, call = request.decode(response(request.request_id).SerializeToString(), CALL)
     assert inference.outputs["probabilities"].tolist() == [[3.0, 3.0, 3.0]]
@@ -75,52 +83,52 @@ def test_outputs_are_found_by_name_whatever_their_order(model, window):
     assert (call.model_name, call.model_version, call.artifact_sha256) == ("gaf_resnet", 2, "ab")
 
 
-def no_raw(answer):
+def no_raw(answer: Any) -> None:
     del answer.raw_output_contents[:]
 
 
-def short_raw(answer):
+def short_raw(answer: Any) -> None:
     answer.raw_output_contents[1] = b"\0\0\0\0"
 
 
-def lost_output(answer):
+def lost_output(answer: Any) -> None:
     del answer.outputs[0]
     del answer.raw_output_contents[0]
 
 
-def wrong_dtype(answer):
+def wrong_dtype(answer: Any) -> None:
     answer.outputs[0].datatype = "FP64"
 
 
-def unknown_dtype(answer):
+def unknown_dtype(answer: Any) -> None:
     answer.outputs[0].datatype = "COMPLEX"
 
 
-def wrong_shape(answer):
+def wrong_shape(answer: Any) -> None:
     answer.outputs[1].shape[:] = [1, 1, 3]
 
 
-def wrong_batch(answer):
+def wrong_batch(answer: Any) -> None:
     answer.outputs[1].shape[:] = [3, 1]
 
 
-def negative_shape(answer):
+def negative_shape(answer: Any) -> None:
     answer.outputs[1].shape[:] = [1, -3]
 
 
-def other_id(answer):
+def other_id(answer: Any) -> None:
     answer.id = "someone else's"
 
 
-def other_version(answer):
+def other_version(answer: Any) -> None:
     answer.model_version = "1"
 
 
-def odd_version(answer):
+def odd_version(answer: Any) -> None:
     answer.model_version = "two"
 
 
-def other_model(answer):
+def other_model(answer: Any) -> None:
     answer.model_name = "lstm_cnn"
 
 
@@ -141,7 +149,9 @@ def other_model(answer):
         other_model,
     ],
 )
-def test_a_malformed_answer_is_a_failure(model, window, mangle):
+def test_a_malformed_answer_is_a_failure(
+    model: PreparedModel, window: NDArray[np.float32], mangle: Callable[[Any], None]
+) -> None:
     request = model.request(window)
     answer = response(request.request_id)
     mangle(answer)
@@ -150,6 +160,6 @@ def test_a_malformed_answer_is_a_failure(model, window, mangle):
     assert caught.value.reason is Reason.FAILED
 
 
-def test_bytes_that_are_no_message_are_a_failure(model, window):
+def test_bytes_that_are_no_message_are_a_failure(model: PreparedModel, window: NDArray[np.float32]) -> None:
     with pytest.raises(MalformedResponseError, match="not a ModelInferResponse"):
         model.request(window).decode(b"\xff\xff\xff", CALL)
