@@ -93,6 +93,8 @@ class Installation:
         libraries = [str(self.packages / "nvidia_pytriton.libs"), str(self.library_directory)]
         kept = {key: value for key, value in base.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
         return kept | {
+            # Since 1.29 onnxruntime sends telemetry unless told not to; the pin is older, this outlives it.
+            "ORT_DISABLE_TELEMETRY": "1",
             "VIRTUAL_ENV": str(self.venv),
             "PATH": os.pathsep.join(filter(None, [str(self.venv / "bin"), base.get("PATH", "")])),
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [*libraries, base.get("LD_LIBRARY_PATH", "")])),

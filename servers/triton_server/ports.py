@@ -22,14 +22,14 @@ def choose_ports(host: str, wanted: Ports) -> Ports:
     Raises:
         UnusableInput: A wanted port is taken, or the host is not this machine's.
     """
+    options = {"--grpc-port": wanted.grpc, "--http-port": wanted.http, "--metrics-port": wanted.metrics}
+    fixed = [port for port in options.values() if port]
+    if len(set(fixed)) < len(fixed):
+        raise UnusableInput(f"the ports {', '.join(f'{o} {p}' for o, p in options.items() if p)} must differ")
     sockets: list[socket.socket] = []
     try:
         # All stay bound until the last is chosen, so that no two are the same.
-        for option, port in (
-            ("--grpc-port", wanted.grpc),
-            ("--http-port", wanted.http),
-            ("--metrics-port", wanted.metrics),
-        ):
+        for option, port in options.items():
             sockets.append(_bound(host, port, option))
         return Ports(*(bound.getsockname()[1] for bound in sockets))
     finally:
@@ -43,7 +43,8 @@ def _bound(host: str, port: int, option: str) -> socket.socket:
     except socket.gaierror as e:
         raise UnusableInput(f"--host {host} is not an address of this machine: {e.strerror}") from e
     bound = socket.socket(family, kind, protocol)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if port:  # one that an earlier server left a moment ago is free
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(address)
     except OSError as e:
