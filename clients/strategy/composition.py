@@ -6,8 +6,9 @@ import asyncio
 import gc
 import re
 import signal
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from strategy.adapters.ibkr_feed import IbkrFeed
 from strategy.config import SIMILARITY, StrategyConfig
 from strategy.engine import Engine
 from strategy.market_view import MarketView
-from strategy.ports import LateAnswer
+from strategy.ports import LateAnswer, VoterInfo
 from strategy.screen import Screen
 from strategy.situation import RunSettings
 from strategy.trading_state import TradingGate, TradingState
@@ -87,16 +88,68 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         if engine is not None:
             engine.on_state(now, reason)
 
-    gate = TradingGate(options.state_dir / "killed.json", state)
-    connection = IbkrConnection(
-        config.gateway.host,
-        config.gateway.port,
-        config.gateway.client_id,
-        account=config.gateway.account,
-        connect_timeout_s=config.gateway.connect_timeout_s,
+    screen.line(
+        f"run {run_id}: {config.strategy.name}, {config.trading.mode} trading, data: {options.data_source}"
     )
-    forecaster = GrpcForecaster(forecaster_spec(config), on_late=late, **_tls(config))
-    feed = IbkrFeed(
+    async with AsyncExitStack() as stack:
+        forecaster = GrpcForecaster(forecaster_spec(config), on_late=late, **_tls(config))
+        stack.push_async_callback(forecaster.close)
+        voters = await forecaster.start()
+        screen.voters(voters)
+        screen.line(f"vision: {config.services.vision.target or 'off'}")
+        journal = await Journal.open(
+            config.journal.database_url,
+            _run_row(run_id, config, options, voters, clock.wall_ns()),
+            spool_dir=Path(config.journal.spool_dir),
+            queue_rows=config.journal.queue_rows,
+            on_state=lambda text: screen.attention(f"journal: {text}"),
+        )
+        stack.push_async_callback(journal.close, _CLOSE_S)
+        connection = _connection(config)
+        broker = IbkrBroker(connection)
+        stack.push_async_callback(broker.close)
+        feed = _feed(config, connection)
+        stack.push_async_callback(feed.close)
+        engine = Engine(
+            _settings(run_id, config, options),
+            config.rules,
+            MarketView(config.strategy.bar_size_s, config.strategy.window_bars, options.until_ns),
+            clock=clock,
+            feed=feed,
+            broker=broker,
+            forecaster=forecaster,
+            journal=journal,
+            gate=TradingGate(options.state_dir / "killed.json", state),
+            screen=screen,
+            voters=voters,
+            rows=lambda: _counts(journal),
+        )
+        if config.control.address:
+            control = _control(config, engine)
+            screen.line(f"control: {SERVICE} at {await control.start()}")
+            stack.push_async_callback(control.stop)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, engine.stop)
+        _calm_the_garbage_collector()
+        await engine.run()
+    for line in _report(run_id, config, options, engine, await _recorded(journal, config, options, run_id)):
+        screen.line(line)
+
+
+def _connection(config: StrategyConfig) -> IbkrConnection:
+    gateway = config.gateway
+    return IbkrConnection(
+        gateway.host,
+        gateway.port,
+        gateway.client_id,
+        account=gateway.account,
+        connect_timeout_s=gateway.connect_timeout_s,
+    )
+
+
+def _feed(config: StrategyConfig, connection: IbkrConnection) -> IbkrFeed:
+    return IbkrFeed(
         connection,
         bar_size_s=config.strategy.bar_size_s,
         history_bars=config.strategy.window_bars,
@@ -105,53 +158,17 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         currency=config.gateway.currency,
         exchange=config.gateway.exchange,
     )
-    broker = IbkrBroker(connection)
-    screen.line(
-        f"run {run_id}: {config.strategy.name}, {config.trading.mode} trading, data: {options.data_source}"
+
+
+def _settings(run_id: str, config: StrategyConfig, options: RunOptions) -> RunSettings:
+    return RunSettings(
+        run_id=run_id,
+        symbols=config.strategy.symbols,
+        trading_mode=config.trading.mode,
+        live_confirmed=options.live_confirmed,
+        budget_ms=config.budget.total_ms,
+        kill_file=Path(config.control.kill_file) if config.control.kill_file else None,
     )
-    journal = await Journal.open(
-        config.journal.database_url,
-        _run_row(run_id, config, options, clock.wall_ns()),
-        spool_dir=Path(config.journal.spool_dir),
-        queue_rows=config.journal.queue_rows,
-        on_state=lambda text: screen.attention(f"journal: {text}"),
-    )
-    engine = Engine(
-        RunSettings(
-            run_id=run_id,
-            symbols=config.strategy.symbols,
-            trading_mode=config.trading.mode,
-            live_confirmed=options.live_confirmed,
-            budget_ms=config.budget.total_ms,
-            kill_file=Path(config.control.kill_file) if config.control.kill_file else None,
-        ),
-        config.rules,
-        MarketView(config.strategy.bar_size_s, config.strategy.window_bars, options.until_ns),
-        clock=clock,
-        feed=feed,
-        broker=broker,
-        forecaster=forecaster,
-        journal=journal,
-        gate=gate,
-        screen=screen,
-        rows=lambda: _counts(journal),
-    )
-    control = await _serve_control(config, engine, screen)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, engine.stop)
-    _calm_the_garbage_collector()
-    try:
-        await engine.run()
-    finally:
-        if control is not None:
-            await control.stop()
-        await feed.close()
-        await broker.close()
-        await forecaster.close()
-        await journal.close(_CLOSE_S)
-    for line in _report(run_id, config, options, engine, await _recorded(journal, config, options, run_id)):
-        screen.line(line)
 
 
 def forecaster_spec(config: StrategyConfig) -> ForecasterSpec:
@@ -192,7 +209,9 @@ def _tls(config: StrategyConfig) -> Mapping[str, Any]:
     return {"triton_tls": files, "similarity_tls": files}
 
 
-def _run_row(run_id: str, config: StrategyConfig, options: RunOptions, started_ns: int) -> Run:
+def _run_row(
+    run_id: str, config: StrategyConfig, options: RunOptions, voters: Sequence[VoterInfo], started_ns: int
+) -> Run:
     return Run(
         run_id=run_id,
         started_ns=started_ns,
@@ -202,17 +221,14 @@ def _run_row(run_id: str, config: StrategyConfig, options: RunOptions, started_n
         seed=options.seed,
         code_version=metadata.version("tradeserve"),
         config=config.to_json(),
-        models=[],
+        models=[asdict(voter) for voter in voters],
     )
 
 
-async def _serve_control(config: StrategyConfig, engine: Engine, screen: Screen) -> GrpcServer | None:
-    if not config.control.address:
-        return None
+def _control(config: StrategyConfig, engine: Engine) -> GrpcServer:
     host, _, port = config.control.address.rpartition(":")
     server = GrpcServer(ServerOptions(host=host, port=int(port)))
     server.add_service(SERVICE, register(StrategyServicer(engine)))
-    screen.line(f"control: {SERVICE} at {await server.start()}")
     return server
 
 

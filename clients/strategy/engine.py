@@ -57,6 +57,7 @@ class Engine:
         clock, feed, broker, forecaster, journal: The outside world.
         gate: Whether orders may go out.
         screen: For a person.
+        voters: Who votes, as the started forecaster reported.
         rows: Tells how many rows are recorded and how many wait; for the screen.
     """
 
@@ -73,19 +74,19 @@ class Engine:
         journal: Journal,
         gate: TradingGate,
         screen: Screen,
+        voters: Sequence[VoterInfo],
         rows: Callable[[], tuple[int, int]],
     ) -> None:
         self.ledger = RunLedger()
         self.portfolio = Portfolio()
         self.decisions = DecisionFeed()
-        self.voters: Sequence[VoterInfo] = ()
+        self.voters = voters
         self._settings = settings
         self._rules = rules
         self._market = market
         self._clock = clock
         self._feed = feed
         self._broker = broker
-        self._forecaster = forecaster
         self._journal = journal
         self._gate = gate
         self._screen = screen
@@ -115,10 +116,8 @@ class Engine:
         """Trade until the run's end, or until stop().
 
         Raises:
-            BrokerError, FeedError, ContractError: It can't begin; the message says what to do.
+            BrokerError, FeedError: It can't begin; the message says what to do.
         """
-        self.voters = await self._forecaster.start()
-        self._screen.voters(self.voters)
         await self._broker.connect(self)
         instruments = await self._feed.resolve(self._settings.symbols)
         self._market.add(instruments)
