@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -34,6 +35,24 @@ def real_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=os.environ)
     try:
         wait_for_file(ready, process, timeout_s=90)
+        yield json.loads(ready.read_text())["address"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def real_similarity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start the similarity server on the shipped index once; the address it serves on."""
+    if importlib.util.find_spec("faiss") is None:
+        pytest.skip("FAISS is not installed here: `make setup EXTRAS=cpu,dev` installs it")
+    folder = tmp_path_factory.mktemp("similarity")
+    ready = folder / "ready.json"
+    command = [sys.executable, "-m", "similarity_server", "--ready-file", str(ready)]
+    with (folder / "server.log").open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=os.environ)
+    try:
+        wait_for_file(ready, process, timeout_s=60)
         yield json.loads(ready.read_text())["address"]
     finally:
         process.send_signal(signal.SIGTERM)

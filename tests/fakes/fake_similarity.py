@@ -87,9 +87,10 @@ class FakeSimilarity(rpc.SimilarityServiceServicer):
             if delay_s > 0:
                 await asyncio.sleep(delay_s)
             response = pb.StreamSearchNeighborsResponse()
-            if self.status is not None:
+            status = self.status or self._wrong(message.search)
+            if status is not None:
                 response.search.request_id = message.search.request_id
-                response.status_code, response.status_message = self.status
+                response.status_code, response.status_message = status
             else:
                 response.search.CopyFrom(self._answer(message.search))
             yield response
@@ -97,6 +98,13 @@ class FakeSimilarity(rpc.SimilarityServiceServicer):
     async def AddStates(self, request: pb.AddStatesRequest, context: Any) -> pb.AddStatesResponse:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake index is fixed")
         raise AssertionError
+
+    def _wrong(self, request: pb.SearchNeighborsRequest) -> tuple[int, str] | None:
+        if len(request.embedding_f32) != 4 * self.dimension:
+            return 3, "embedding_f32 has the wrong length"
+        if request.index_version not in (0, self.index_version):
+            return 9, f"index_version {request.index_version} is not loaded"
+        return None
 
     def _answer(self, request: pb.SearchNeighborsRequest) -> pb.SearchNeighborsResponse:
         response = pb.SearchNeighborsResponse(request_id=request.request_id)
