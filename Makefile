@@ -70,6 +70,14 @@ STACK = $(BIN)/python -m local_stack --session "$(SESSION)" --speed "$(SPEED)" -
 psql: $(RUN_STAMP) ## Open psql on the recorded data (SQL="select …" runs one statement)
 	@$(BIN)/python -m journal psql -- $(if $(SQL),-c "$(SQL)")
 
+.PHONY: replay
+replay: $(RUN_STAMP) ## Make the decisions of a run again from the record (RUN=id, default: the latest)
+	@$(BIN)/python -m strategy replay $(RUN)
+
+.PHONY: show
+show: $(RUN_STAMP) ## Print everything that belongs to one decision (DECISION=id)
+	@$(BIN)/python -m journal show "$(DECISION)"
+
 .PHONY: run
 run: $(RUN_STAMP) $(if $(TRITON),,$(TRITON_STAMP)) ## Trade one session on paper (SESSION= SPEED= SYMBOLS= GATEWAY= TRITON= SIMILARITY= CONFIG= DATABASE_URL=)
 	@$(STACK)
