@@ -110,8 +110,12 @@ class TradingGate:
         if not self._killed:
             self._killed = reason or "no reason given"
             self._tell()  # first stop, then write down: a full disk must not keep it from stopping
-            self._latch_file.parent.mkdir(parents=True, exist_ok=True)
-            self._latch_file.write_text(json.dumps({"reason": self._killed}))
+            try:
+                self._latch_file.parent.mkdir(parents=True, exist_ok=True)
+                self._latch_file.write_text(json.dumps({"reason": self._killed}))
+            except OSError as error:
+                self._killed += f" (a restart will NOT stay killed: {error})"
+                self._tell()
 
     def reset_kill(self) -> None:
         """Unlatch the kill switch; the strategy is paused afterwards.

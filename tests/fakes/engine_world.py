@@ -50,6 +50,7 @@ class World:
         settings = config.load(
             None, {"strategy.symbols": "ACME", "strategy.bar_size_s": BAR_S, **self.overrides}
         )
+        self.rules = settings.rules
         until_ns = None if self.until_bars is None else self.feed_end_ns(self.until_bars)
         self.engine = Engine(
             RunSettings("run", ["ACME"], "paper", False, 50.0, self.folder / "KILL"),
