@@ -8,18 +8,22 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import orjson
 import structlog
 
-from gateway_simulator import GatewayError
+from gateway_simulator import GatewayError, SessionError
 from gateway_simulator.clock import MAX_SPEED, MIN_SPEED
 from gateway_simulator.faults import read_faults
 from gateway_simulator.generated import DEFAULT_SYMBOLS, generate
 from gateway_simulator.server import Gateway, Options
 from gateway_simulator.session import BAR_SIZES_S, NS_PER_S, Session
+from gateway_simulator.session_file import SAMPLE_WARMUP_BARS, TIME_NAMES, Choice, read_sample, read_session
 from server_runtime import logs
+
+MAX_SPREAD_BPS = 500.0
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +44,37 @@ def parser() -> argparse.ArgumentParser:
         default="generated",
         help='"generated" (default), "sample", or a parquet or CSV file of bars',
     )
-    what.add_argument("--symbols", help="comma-separated; default: all of sample, three of generated")
+    what.add_argument(
+        "--symbols", help="comma-separated; default: three made up ones, or the most traded four of a file"
+    )
     what.add_argument(
         "--bar-size-s", type=int, choices=BAR_SIZES_S, help="default 300 if generated, else found out"
+    )
+    what.add_argument(
+        "--from", dest="first_day", type=date.fromisoformat, metavar="DATE", help="first day of a file"
+    )
+    what.add_argument(
+        "--to", dest="last_day", type=date.fromisoformat, metavar="DATE", help="last day of a file"
+    )
+    what.add_argument(
+        "--days", type=int, help="days up to the last one (default: 1; of daily bars up to 250 bars)"
+    )
+    what.add_argument(
+        "--warmup-bars", type=int, help="history that must lie before the session (default 60; sample: 120)"
+    )
+    what.add_argument("--time-column", metavar="NAME", help=f"default: the first of {', '.join(TIME_NAMES)}")
+    what.add_argument(
+        "--time-zone", default="", metavar="ZONE", help="of times without one, and of the exchange"
+    )
+    what.add_argument("--time-is", choices=("start", "end"), help="of the bar (default start; end for …_end)")
+    what.add_argument(
+        "--hours", choices=("regular", "all"), help="keep 09:30 to 16:00 only (default in New York)"
+    )
+    what.add_argument(
+        "--spread-bps", type=float, default=2.0, help="of quotes made from bars (default %(default)s)"
+    )
+    what.add_argument(
+        "--security-type", choices=("STK", "CASH"), default="STK", help="CASH: symbols like EURUSD"
     )
     what.add_argument("--seed", type=int, default=7, help="of the generated market (default %(default)s)")
     how = one.add_argument_group("how it is replayed")
@@ -66,14 +98,38 @@ def parser() -> argparse.ArgumentParser:
     return one
 
 
-def read_session(args: argparse.Namespace) -> Session:
+def choose_session(args: argparse.Namespace) -> Session:
     """Return the session that the arguments name.
 
     Raises:
         SessionError: It is unusable.
     """
     symbols = tuple(one.strip() for one in args.symbols.split(",") if one.strip()) if args.symbols else ()
-    return generate(symbols or DEFAULT_SYMBOLS, bar_size_s=args.bar_size_s or 300, seed=args.seed)
+    if args.session == "generated":
+        return generate(
+            symbols or DEFAULT_SYMBOLS, bar_size_s=args.bar_size_s or 300, seed=args.seed, days=args.days or 1
+        )
+    if not 0 <= args.spread_bps <= MAX_SPREAD_BPS:
+        raise SessionError(f"--spread-bps {args.spread_bps}: must be 0 to {MAX_SPREAD_BPS}")
+    is_sample = args.session == "sample"
+    warmup = args.warmup_bars if args.warmup_bars is not None else SAMPLE_WARMUP_BARS if is_sample else 60
+    if warmup < 1 or (args.days is not None and args.days < 1):
+        raise SessionError("--warmup-bars and --days must be 1 or more")
+    choice = Choice(
+        symbols=symbols,
+        first_day=args.first_day,
+        last_day=args.last_day,
+        days=args.days,
+        warmup_bars=warmup,
+        bar_size_s=args.bar_size_s,
+        time_column=args.time_column,
+        time_zone=args.time_zone,
+        time_is_end=None if args.time_is is None else args.time_is == "end",
+        regular_hours=None if args.hours is None else args.hours == "regular",
+        spread_bps=args.spread_bps,
+        security_type=args.security_type,
+    )
+    return read_sample(choice) if is_sample else read_session(Path(args.session), choice)
 
 
 def ready(gateway: Gateway, address: str) -> dict[str, object]:
@@ -132,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     logs.configure("gateway_simulator", json=args.log_format == "json", stream=sys.stderr)
     try:
-        session = read_session(args)
+        session = choose_session(args)
         speed = args.speed if args.speed is not None else session.slot_length_ns / NS_PER_S
         if not MIN_SPEED <= speed <= MAX_SPEED:
             raise GatewayError(f"--speed {speed}: must be {MIN_SPEED} to {MAX_SPEED:.0f}")
