@@ -183,7 +183,7 @@ def _symbols(table: Table, choice: Choice) -> tuple[str, ...]:
             )
         return choice.symbols
     there = table.texts(column)
-    names, counts = np.unique(there, return_counts=True)
+    names, which = np.unique(there, return_inverse=True)
     known = {str(name) for name in names}
     for symbol in choice.symbols:
         if symbol not in known:
@@ -193,17 +193,9 @@ def _symbols(table: Table, choice: Choice) -> tuple[str, ...]:
         return choice.symbols
     if len(names) <= MAX_DEFAULT_SYMBOLS:
         return tuple(sorted(known))
-    traded = {
-        str(name): float(np.sum(turnover))
-        for name, turnover in _turnover(table, there, [str(name) for name in names])
-    }
-    best = sorted(traded, key=lambda symbol: -traded[symbol])[:MAX_DEFAULT_SYMBOLS]
-    return tuple(sorted(best))
-
-
-def _turnover(table: Table, there: NDArray[np.str_], names: Sequence[str]) -> list[tuple[str, Floats]]:
-    value = table.numbers(table.require(("close",))) * table.numbers(table.require(("volume",)))
-    return [(name, value[there == name]) for name in names]
+    turnover = table.numbers(table.require(("close",))) * table.numbers(table.require(("volume",)))
+    most = np.argsort(-np.bincount(which, weights=turnover))[:MAX_DEFAULT_SYMBOLS]
+    return tuple(sorted(str(names[index]) for index in most))
 
 
 def _times(table: Table, choice: Choice) -> tuple[NDArray[np.str_] | None, Times, bool]:
@@ -307,22 +299,22 @@ def _checked_values(table: Table, rows: Ints) -> tuple[Floats, Floats, Floats, F
                 name, int(rows[bad[0]]), float(column[bad[0]]), "is no price; prices are above 0"
             )
     slack = 1 + _PRICE_TOLERANCE
-    for bad, text in (
+    for wrong, text in (
         (high < low, "is below the low"),
         (high * slack < np.maximum(opened, close), "is below the open or the close"),
     ):
-        if bad.any():
-            index = int(np.flatnonzero(bad)[0])
+        if wrong.any():
+            index = int(np.flatnonzero(wrong)[0])
             raise table.problem("high", int(rows[index]), float(high[index]), text)
     too_high = low > np.minimum(opened, close) * slack
     if too_high.any():
         index = int(np.flatnonzero(too_high)[0])
         raise table.problem("low", int(rows[index]), float(low[index]), "is above the open or the close")
-    column = table.find(("volume",))
-    volume = table.numbers(column)[rows] if column else np.zeros(len(rows))
-    if column and (volume < 0).any():
+    volume_name = table.find(("volume",))
+    volume = table.numbers(volume_name)[rows] if volume_name else np.zeros(len(rows))
+    if volume_name and (volume < 0).any():
         index = int(np.flatnonzero(volume < 0)[0])
-        raise table.problem(column, int(rows[index]), float(volume[index]), "is negative")
+        raise table.problem(volume_name, int(rows[index]), float(volume[index]), "is negative")
     return (
         opened,
         np.maximum.reduce([opened, high, close]),
