@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 _REMEMBERED_PROBES = 6
 _FAILURES_TO_RELOAD = 2
 _FAILURES_TO_RESTART = 3
+# Triton 2.51 never frees a model whose dead stub was sent a request: a process entry and 1 MB of shared
+# memory each, until the server itself is restarted.
+_RELOADS_PER_SERVER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ class Watchdog:
         self._settings = settings
         self._health = {(model.name, model.version): ModelHealth() for model in models}
         self._failed_before: set[tuple[str, str]] = set()
+        self._reloads = 0
 
     async def watch(self) -> str:
         """Probe and reload until the server itself has to be restarted.
@@ -130,6 +134,9 @@ class Watchdog:
                     return f"model {model.name} version {model.version}: {result.health.value}"
                 if remedy is Remedy.RELOAD:
                     to_reload[model.name] = result.detail
+            self._reloads += len(to_reload)
+            if self._reloads > _RELOADS_PER_SERVER:
+                return f"models had to be reloaded {self._reloads} times"
             for name, reason in to_reload.items():
                 if not await self._reload(name, reason):
                     return f"model {name} can't be unloaded and loaded again"
