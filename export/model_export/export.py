@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -158,6 +159,8 @@ def gaf_difference(series: NDArray[np.float32]) -> float:
     Args:
         series: (n, 60) values; constant series are left out, because pyts divides by zero there.
     """
+    # Compiling what pyts imports takes a minute; interpreting it takes seconds.
+    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     from pyts.image import GramianAngularField
 
     values = np.log(series.astype(np.float64))
