@@ -64,9 +64,15 @@ def default_models() -> dict[str, FakeModel]:
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Serve `models` on `address`; `stop()` and `start()` again on the same address at will."""
 
-    def __init__(self, models: Mapping[str, FakeModel] | None = None, address: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self,
+        models: Mapping[str, FakeModel] | None = None,
+        address: str = "127.0.0.1:0",
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self.models = dict(models if models is not None else default_models())
         self.address = address
+        self.credentials = credentials
         self.metadata_calls = 0
         self._server: grpc.aio.Server | None = None
 
@@ -80,7 +86,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     async def start(self) -> None:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, server)
-        port = server.add_insecure_port(self.address)
+        if self.credentials is None:
+            port = server.add_insecure_port(self.address)
+        else:
+            port = server.add_secure_port(self.address, self.credentials)
         if not self.address.startswith("unix:"):
             self.address = f"127.0.0.1:{port}"
         await server.start()

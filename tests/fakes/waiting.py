@@ -31,8 +31,15 @@ def client_tasks() -> set[asyncio.Task[Any]]:
 def wait_for_file(path: Path, process: subprocess.Popen[bytes], timeout_s: float) -> None:
     """Wait, bounded, for the file that a server writes once it is healthy."""
     end_s = time.monotonic() + timeout_s
-    while not path.exists():
+    while not _has_content(path):
         if process.poll() is not None or time.monotonic() > end_s:
             log = "\n".join(file.read_text(errors="replace") for file in path.parent.glob("*.log"))
             raise AssertionError(f"the server did not become ready (exit {process.poll()}):\n{log[-4000:]}")
         time.sleep(0.02)
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False

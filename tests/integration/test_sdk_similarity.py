@@ -133,7 +133,7 @@ async def test_no_late_answer_of_the_stream_is_ever_returned_and_each_is_reporte
     sent = {no_answer.call.request_id for no_answer in missing if no_answer.call.sent_ns}
     assert {request_id for request_id, _ in late} == sent
     assert len(late) == len(sent)
-    assert {no_answer.reason for no_answer in missing} <= {Reason.LATE, Reason.BUSY}
+    assert {no_answer.reason for no_answer in missing} <= {Reason.LATE, Reason.NO_BUDGET}
     assert answers
     assert missing
 
