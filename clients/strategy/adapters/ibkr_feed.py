@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import time_ns
 from typing import Any
 
@@ -225,10 +226,13 @@ class IbkrFeed:
 
     def _bar_stream(self, instrument: Instrument, listener: FeedListener) -> BarStream:
         arguments = (instrument, listener, self._time, self._bar_size_s, self._history_bars)
-        if self._bar_source == "historical":
-            return BarStream(*arguments)
-        stream = RealtimeBarStream(*arguments)
+        if self._bar_source == "realtime":
+            realtime = RealtimeBarStream(*arguments)
+            realtime.on_history_gap = self._on_history_gap
+            return realtime
+        stream = BarStream(*arguments)
         stream.on_gap = self._on_gap
+        stream.trades_between = partial(self._trades_between, instrument.con_id)
         return stream
 
     async def _wait_for_history(self, bars: Sequence[BarStream]) -> None:
@@ -298,7 +302,15 @@ class IbkrFeed:
         stream.due_ns = self._connection.monotonic_ns() + int(pause_s * NS_PER_S)
         self._connection.announce(f"{stream.name}: {stream.problem}; subscribing again in {pause_s:g} s")
 
-    def _on_gap(self, stream: RealtimeBarStream) -> None:
+    def _on_gap(self, stream: BarStream) -> None:
+        stream.due_ns = self._connection.monotonic_ns()
+        self._wake.set()
+        log.warning("bars are missing: asking for them", stream=stream.name)
+
+    def _trades_between(self, con_id: int, start_ns: int, end_ns: int) -> bool:
+        return any(start_ns < end and begin < end_ns for begin, end in self._hours.get(con_id, ()))
+
+    def _on_history_gap(self, stream: RealtimeBarStream) -> None:
         session = self._connection.session
         if session is not None and session.usable and session.pacer.try_take(1, 1):
             self._requests.fill_gap(session, stream)  # otherwise the next interval asks again
@@ -306,7 +318,11 @@ class IbkrFeed:
     # --- what the connection says (ConnectionObserver) -------------------------------------------
 
     def on_connection_state(self, state: ConnectionState, reason: str) -> None:
-        """Nothing to do: streams wait for the next session."""
+        """Distrust bars from the moment the link is lost: their last state may be missing."""
+        if state is ConnectionState.DISCONNECTED:
+            for stream in self._streams:
+                if isinstance(stream, BarStream):
+                    stream.suspend()
 
     def on_snapshot(self, snapshot: BrokerSnapshot) -> None:
         """Nothing to do."""
@@ -315,7 +331,7 @@ class IbkrFeed:
         """Subscribe again to everything, or give what was maintained time to prove it."""
         now_ns = self._connection.monotonic_ns()
         for stream in self._streams:
-            if resubscribe:
+            if resubscribe or (isinstance(stream, BarStream) and stream.suspended):
                 stream.refused = False
                 stream.due_ns = now_ns
             stream.last_message_ns = now_ns

@@ -62,6 +62,11 @@ def raw(number: int, close: float = 10.0, size_s: int = 60) -> SimpleNamespace:
     return SimpleNamespace(date=date, open=10.0, high=20.0, low=5.0, close=close, volume=1.0)
 
 
+def update(stream: BarStream, bar: SimpleNamespace) -> None:
+    stream.on_bar_update(bar)
+    stream.flush()
+
+
 def answer(stream: BarStream, numbers: list[int], size_s: int = 60) -> None:
     for number in numbers:
         stream.on_history(raw(number, size_s=size_s))
@@ -92,10 +97,10 @@ async def test_a_bar_closes_when_the_next_ones_date_appears_and_carries_that_arr
     answer(stream, [0, 1])
     stream.holding = False
     world.now_ns = 100
-    stream.on_bar_update(raw(1, close=11.0))
+    update(stream, raw(1, close=11.0))
     assert world.received.bars == []
     world.now_ns = 200
-    stream.on_bar_update(raw(2))
+    update(stream, raw(2))
     (bar,) = world.received.bars
     assert (bar.close, bar.receive_ns) == (11.0, 200)
 
@@ -106,7 +111,7 @@ async def test_revised_and_repeated_bars_are_never_delivered_again() -> None:
     answer(stream, [0, 1])
     stream.holding = False
     for number in (1, 2, 1, 0, 2, 2, 3, 2):
-        stream.on_bar_update(raw(number))
+        update(stream, raw(number))
     assert starts(world.received.bars) == [1, 2]
     assert stream.revision_count == 3
 
@@ -116,14 +121,14 @@ async def test_bars_missed_while_away_come_once_in_order_and_are_not_live() -> N
     stream = world.bars()
     answer(stream, [0, 1])
     stream.holding = False
-    stream.on_bar_update(raw(2))
+    update(stream, raw(2))
     stream.requested(9, world.now_ns)
     answer(stream, [0, 1, 2, 3, 4, 5])
     assert starts(world.received.bars) == [1, 2, 3, 4]
     assert [bar.receive_ns for bar in world.received.bars[1:]] == [0, 0, 0]
     world.now_ns = 300
-    stream.on_bar_update(raw(5))
-    stream.on_bar_update(raw(6))
+    update(stream, raw(5))
+    update(stream, raw(6))
     assert (starts(world.received.bars)[-1], world.received.bars[-1].receive_ns) == (5, 300)
 
 
@@ -132,10 +137,54 @@ async def test_a_bar_whose_successor_comes_much_later_is_not_live() -> None:
     stream = world.bars()
     answer(stream, [0, 1])
     stream.holding = False
-    stream.on_bar_update(raw(1))
+    update(stream, raw(1))
     world.now_ns += 61 * NS
-    stream.on_bar_update(raw(1000))
+    update(stream, raw(1000))
     assert [bar.receive_ns for bar in world.received.bars] == [0]
+
+
+async def test_of_several_bars_that_close_in_one_packet_only_the_last_one_is_live() -> None:
+    world = World()
+    stream = world.bars()
+    answer(stream, [0, 1])
+    stream.holding = False
+    for number in (1, 2, 3, 4):
+        stream.on_bar_update(raw(number))
+    stream.flush()
+    assert [bar.receive_ns for bar in world.received.bars] == [0, 0, 1]
+
+
+async def test_missing_bars_of_trading_hours_are_asked_for_before_anything_is_delivered() -> None:
+    world = World()
+    stream = world.bars()
+    asked: list[object] = []
+    stream.on_gap = asked.append
+    stream.trades_between = lambda start_ns, end_ns: start_ns < end_ns
+    answer(stream, [0, 1])
+    stream.holding = False
+    update(stream, raw(1, close=10.1))
+    update(stream, raw(4))
+    update(stream, raw(5))
+    assert (asked, world.received.bars) == ([stream], [])
+    stream.requested(2, world.now_ns)
+    answer(stream, [0, 1, 2, 3, 4, 5])
+    assert starts(world.received.bars) == [1, 2, 3, 4]
+    update(stream, raw(9))  # too soon to ask again: it has no trades
+    assert starts(world.received.bars) == [1, 2, 3, 4, 5]
+    assert len(asked) == 1
+
+
+async def test_while_the_link_is_lost_nothing_is_believed_until_a_fresh_answer() -> None:
+    world = World()
+    stream = world.bars()
+    answer(stream, [0, 1])
+    stream.holding = False
+    stream.suspend()
+    update(stream, raw(2))
+    assert world.received.bars == []
+    stream.requested(2, world.now_ns)
+    answer(stream, [0, 1, 2, 3])
+    assert starts(world.received.bars) == [1, 2]
 
 
 async def test_a_daily_bar_closes_live_when_the_next_trading_day_begins() -> None:
@@ -145,9 +194,9 @@ async def test_a_daily_bar_closes_live_when_the_next_trading_day_begins() -> Non
         stream.on_history(SimpleNamespace(**{**vars(raw(0)), "date": day}))
     stream.on_history_end()
     stream.holding = False
-    stream.on_bar_update(SimpleNamespace(**{**vars(raw(0)), "date": "20240202"}))
+    update(stream, SimpleNamespace(**{**vars(raw(0)), "date": "20240202"}))
     world.now_ns += 65 * 3600 * NS
-    stream.on_bar_update(SimpleNamespace(**{**vars(raw(0)), "date": "20240205"}))
+    update(stream, SimpleNamespace(**{**vars(raw(0)), "date": "20240205"}))
     assert [bar.receive_ns > 0 for bar in world.received.bars] == [True, True]
 
 
@@ -156,8 +205,8 @@ async def test_a_bar_that_can_not_be_read_is_dropped_and_the_next_one_counts() -
     stream = world.bars()
     answer(stream, [0, 1])
     stream.holding = False
-    stream.on_bar_update(SimpleNamespace(**{**vars(raw(1)), "high": -1.0}))
-    stream.on_bar_update(raw(2))
+    update(stream, SimpleNamespace(**{**vars(raw(1)), "high": -1.0}))
+    update(stream, raw(2))
     assert starts(world.received.bars) == [1]
 
 
@@ -165,7 +214,7 @@ async def test_bars_that_close_before_the_past_is_handed_over_belong_to_it() -> 
     world = World()
     stream = world.bars()
     answer(stream, [0, 1])
-    stream.on_bar_update(raw(2))
+    update(stream, raw(2))
     assert starts(stream.history) == [0, 1]
     assert world.received.bars == []
 
@@ -174,7 +223,7 @@ async def test_five_second_bars_build_bars_and_ask_for_what_they_missed() -> Non
     world = World()
     stream = RealtimeBarStream(AAPL, world.received, world.time, 60, 60)
     gaps: list[int] = []
-    stream.on_gap = lambda s: gaps.append(s.last_start_ns)
+    stream.on_history_gap = lambda s: gaps.append(s.last_start_ns)
     stream.requested(1, 1)
     begin_s = START_S - START_S % 60
     base = (begin_s - START_S) // 60
@@ -183,6 +232,7 @@ async def test_five_second_bars_build_bars_and_ask_for_what_they_missed() -> Non
     for second in range(30, 180, 5):
         world.now_ns = second
         stream.on_realtime_bar(begin_s + second, (10.0, 11.0, 9.0, 10.0), 1.0)
+        stream.flush()
         if len(gaps) == 1 and stream.last_start_ns < begin_s * NS:
             answer(stream, [base - 1, base])
     assert len(gaps) == 1
