@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +20,6 @@ from journal.tables import BY_NAME, RUNS, TELEMETRY_TYPES, copy_columns
 _DATA_ERROR_CLASSES = {"22", "23"}
 # More days than this in one run go to the default partition.
 MAX_DAY_PARTITIONS = 1500
-_COPY_CHUNK_BYTES = 256 * 1024
 _EPOCH = dt.date(1970, 1, 1)
 
 _COLUMN_TYPES_SQL = """
@@ -32,6 +31,9 @@ _CLAIM_SQL = """
 INSERT INTO batches (batch_id, run_id, table_name, row_count)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[])
 ON CONFLICT DO NOTHING RETURNING batch_id
+"""
+_WAL_SQL = """
+SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS inserted, pg_current_wal_flush_lsn() - '0/0'::pg_lsn AS flushed
 """
 _BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -124,8 +126,25 @@ class Delivery:
         except _BROKEN as error:
             raise DatabaseError(explain(error, self._where)) from error
 
-    async def deliver(self, batches: Sequence[Batch], run_id: str) -> list[tuple[Batch, str]]:
+    async def wal_positions(self) -> tuple[int, int]:
+        """Return how far the server's log is written, and how far it is on the server's disk, in bytes.
+
+        Raises:
+            DatabaseError: The server refused.
+        """
+        try:
+            row = await self._connection.fetchrow(_WAL_SQL)
+        except _BROKEN as error:
+            raise DatabaseError(explain(error, self._where)) from error
+        return int(row["inserted"]), int(row["flushed"])
+
+    async def deliver(
+        self, batches: Sequence[Batch], run_id: str, *, telemetry_waits: bool = False
+    ) -> list[tuple[Batch, str]]:
         """Write batches; each is in the database afterwards, or returned with the reason it cannot be.
+
+        Telemetry is committed without waiting for the server's disk unless `telemetry_waits`: a
+        server that crashes may forget what `wal_positions` did not report as flushed yet.
 
         Raises:
             DatabaseError: The server is away or refused; none, some or all were written: send them
@@ -135,10 +154,10 @@ class Delivery:
         orders = [batch for batch in batches if not BY_NAME[batch.table].telemetry]
         rejected: list[tuple[Batch, str]] = []
         try:
-            for group, synchronous in ((orders, True), (telemetry, False)):
+            for group, waits in ((orders, True), (telemetry, telemetry_waits)):
                 if group:
                     await self._make_partitions(group)
-                    rejected += await self._write_or_isolate(group, run_id, synchronous)
+                    rejected += await self._write_or_isolate(group, run_id, waits)
         except _BROKEN as error:
             self._connection.terminate()
             raise DatabaseError(explain(error, self._where)) from error
@@ -168,11 +187,11 @@ class Delivery:
             self._known_days.add((table, day))
 
     async def _write_or_isolate(
-        self, batches: Sequence[Batch], run_id: str, synchronous: bool
+        self, batches: Sequence[Batch], run_id: str, waits: bool
     ) -> list[tuple[Batch, str]]:
         """Write all in one transaction; if a row is refused, find it."""
         try:
-            await self._write(batches, run_id, synchronous)
+            await self._write(batches, run_id, waits)
             return []
         except asyncpg.PostgresError as error:
             if (error.sqlstate or "")[:2] not in _DATA_ERROR_CLASSES:
@@ -181,12 +200,12 @@ class Delivery:
                 return [
                     refused
                     for batch in batches
-                    for refused in await self._write_or_isolate([batch], run_id, synchronous)
+                    for refused in await self._write_or_isolate([batch], run_id, waits)
                 ]
-            return await self._write_good_rows(batches[0], run_id, synchronous, " ".join(str(error).split()))
+            return await self._write_good_rows(batches[0], run_id, waits, " ".join(str(error).split()))
 
     async def _write_good_rows(
-        self, batch: Batch, run_id: str, synchronous: bool, reason: str
+        self, batch: Batch, run_id: str, waits: bool, reason: str
     ) -> list[tuple[Batch, str]]:
         if BY_NAME[batch.table].telemetry or batch.row_count == 1:
             return [(batch, reason)]
@@ -206,21 +225,23 @@ class Delivery:
                     rejected.append((single, " ".join(str(error).split())))
         return rejected
 
-    async def _write(self, batches: Sequence[Batch], run_id: str, synchronous: bool) -> None:
+    async def _write(self, batches: Sequence[Batch], run_id: str, waits: bool) -> None:
         async with self._connection.transaction():
-            if not synchronous:
+            if not waits:
                 await self._connection.execute("SET LOCAL synchronous_commit = off")
-                await self._check_types({batch.table for batch in batches})
+            await self._check_types({batch.table for batch in batches if BY_NAME[batch.table].telemetry})
             claimed = await self._claim(batches, run_id)
             for batch in batches:
                 if batch.batch_id not in claimed:
                     continue
-                if synchronous:
+                if not BY_NAME[batch.table].telemetry:
                     await self._insert(batch.table, batch.payload)
                 else:
                     await self._connection.copy_to_table(
                         batch.table,
-                        source=_chunks(batch.payload),
+                        # In one piece: asyncpg waits forever for a server that dies between chunks
+                        # (and takes bytes for a path).
+                        source=memoryview(batch.payload),
                         columns=copy_columns(BY_NAME[batch.table]),
                         format="binary",
                     )
@@ -240,6 +261,8 @@ class Delivery:
 
     async def _check_types(self, tables: set[str]) -> None:
         """Lock the tables against changes, then compare: binary COPY would store wrong types silently."""
+        if not tables:
+            return
         names = sorted(tables)
         await self._connection.execute(
             "LOCK TABLE " + ", ".join(f'"{name}"' for name in names) + " IN ROW EXCLUSIVE MODE"
@@ -256,11 +279,6 @@ class Delivery:
                         f"column {table}.{column} at {self._where} is {actual}, this release writes {wanted}: "
                         "restore the column; rows wait in the spool"
                     )
-
-
-async def _chunks(payload: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(payload), _COPY_CHUNK_BYTES):
-        yield payload[start : start + _COPY_CHUNK_BYTES]
 
 
 def _date(day: int) -> dt.date | None:

@@ -16,6 +16,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,7 +27,7 @@ from journal import codec, rows
 from journal.batches import Batch
 from journal.connection import address_of
 from journal.delivery import Delivery
-from journal.errors import JournalError, SettingsError, SpoolError
+from journal.errors import JournalError, SettingsError, SpoolError, explain
 from journal.replay import Replay
 from journal.spool import Spool
 from journal.stats import JournalStats, TableStats
@@ -34,10 +35,12 @@ from journal.tables import BY_NAME, BY_ROW_TYPE, RUNS, TABLES, Table
 
 FLUSH_INTERVAL_S = 0.1
 FLUSH_ROWS = 2000
+FLUSH_BYTES = 256 * 1024
 SLICE_ROWS = 128  # encoded without giving the loop back: ~0.2 ms
 GROUP_BYTES = 4 * 1024 * 1024
 PENDING_BYTES = 32 * 1024 * 1024
 HELD_BYTES = 64 * 1024 * 1024
+DELIVERY_TIMEOUT_S = 60.0  # of one group; each statement has a shorter one
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 5.0
 REJECTED_BYTES = 16 * 1024 * 1024
@@ -55,6 +58,14 @@ class _Queue:
         self.rows: deque[Any] = deque()
         self.encode = codec.row_encoder(table, run_id)
         self.limit = limit
+
+
+@dataclass(slots=True)
+class _Unflushed:
+    """Telemetry that Postgres has committed but perhaps not brought to its disk."""
+
+    batches: list[Batch]
+    wal_position: int | None = None  # on the server's disk once it has flushed up to here
 
 
 class Journal:
@@ -89,6 +100,8 @@ class Journal:
         self._pending: deque[Batch] = deque()
         self._pending_bytes = 0
         self._in_flight: list[Batch] = []
+        self._unflushed: deque[_Unflushed] = deque()
+        self._unflushed_bytes = 0
         self._held: deque[Batch] = deque()  # the disk takes nothing: in memory, bounded
         self._held_bytes = 0
         self._collecting = False
@@ -168,13 +181,17 @@ class Journal:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._collect_all(to_disk=True)
+        if self._delivery is not None:
+            await self._end_run(self._delivery)
         await self._retreat()
         await self._spool_held()
         loop = asyncio.get_running_loop()
         left = await loop.run_in_executor(self._disk, self._spool.close)
         await loop.run_in_executor(self._disk, self._replay.close)
         if self._delivery is not None:
-            await self._end_run(self._delivery, nothing_left=not left)
+            if not left:
+                with contextlib.suppress(JournalError):  # they only take room
+                    await self._delivery.forget_batches(self._spool.writer_id)
             await self._delivery.close(timeout_s=1.0)
             self._delivery = None
         self._durable_disk.shutdown()
@@ -298,12 +315,14 @@ class Journal:
     async def _encode(self, queue: _Queue) -> Batch | None:
         taken: list[Any] = []
         encoded: list[bytes] = []
-        while queue.rows and len(encoded) < FLUSH_ROWS:
+        size = 0
+        while queue.rows and len(encoded) < FLUSH_ROWS and size < FLUSH_BYTES:
             for _ in range(min(SLICE_ROWS, len(queue.rows))):
                 row = queue.rows.popleft()
                 try:
                     encoded.append(queue.encode(row))
                     taken.append(row)
+                    size += len(encoded[-1])
                 except Exception as error:  # noqa: BLE001 - whatever is wrong with one row must not stop the others
                     self._reject(queue.table.name, 1, repr(row).encode(), f"cannot be encoded: {error}")
             await asyncio.sleep(0)
@@ -354,6 +373,13 @@ class Journal:
     async def _retreat(self) -> None:
         """Postgres is away: bring everything that was on its way to the local disk."""
         batches = [*self._in_flight, *self._pending]
+        for item in self._unflushed:
+            # The server may have crashed and forgotten them; if not, they are skipped.
+            for batch in item.batches:
+                self._written[batch.table] -= batch.row_count
+            batches += item.batches
+        self._unflushed.clear()
+        self._unflushed_bytes = 0
         self._retreating = True
         self._in_flight = []
         self._pending.clear()
@@ -390,9 +416,13 @@ class Journal:
                 self._say(f"recording to {self._where}")
                 backoff_s = BACKOFF_FIRST_S
                 await self._send(delivery)
-            except JournalError as error:
-                self._delivery = None
-                self._note_error(f"{error}; rows go to the spool {self._spool.root}")
+            except Exception as error:  # noqa: BLE001 - whatever it is, recording must go on: to the spool
+                if not isinstance(error, JournalError | TimeoutError):
+                    _log.exception("journal: unexpected, recording goes on", run_id=self._run_id)
+                if self._delivery is not None:
+                    self._delivery.terminate()
+                    self._delivery = None
+                self._note_error(f"{explain(error, self._where)}; rows go to the spool {self._spool.root}")
                 await self._retreat()
             self._first_attempt.set()
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
@@ -411,6 +441,8 @@ class Journal:
                 await self._replay_next(delivery)
             else:
                 self._send_now.clear()
+                if self._unflushed:
+                    await self._check_flushed(delivery)
                 if not self._pending:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._send_now.wait(), 1.0)
@@ -424,12 +456,33 @@ class Journal:
             self._in_flight.append(batch)
             size += len(batch.payload)
         self._pending_bytes -= size
-        await self._deliver(delivery, self._in_flight, self._run_id)
+        # Too much that a crash of the server would lose: wait for its disk.
+        waits = self._unflushed_bytes > PENDING_BYTES
+        await self._deliver(delivery, self._in_flight, self._run_id, telemetry_waits=waits)
+        telemetry = [batch for batch in self._in_flight if BY_NAME[batch.table].telemetry]
         self._in_flight = []
+        if telemetry:
+            self._unflushed.append(_Unflushed(telemetry))
+            self._unflushed_bytes += sum(len(batch.payload) for batch in telemetry)
+            await self._check_flushed(delivery)
 
-    async def _deliver(self, delivery: Delivery, batches: list[Batch], run_id: str) -> None:
+    async def _check_flushed(self, delivery: Delivery) -> None:
+        """Let go of telemetry that is on the server's disk."""
+        inserted, flushed = await delivery.wal_positions()
+        for item in self._unflushed:
+            if item.wal_position is None:
+                item.wal_position = inserted
+        while self._unflushed and (self._unflushed[0].wal_position or 0) <= flushed:
+            gone = self._unflushed.popleft()
+            self._unflushed_bytes -= sum(len(batch.payload) for batch in gone.batches)
+
+    async def _deliver(
+        self, delivery: Delivery, batches: list[Batch], run_id: str, *, telemetry_waits: bool
+    ) -> None:
         refused: Counter[UUID] = Counter()
-        for part, reason in await delivery.deliver(batches, run_id):
+        async with asyncio.timeout(DELIVERY_TIMEOUT_S):
+            rejected = await delivery.deliver(batches, run_id, telemetry_waits=telemetry_waits)
+        for part, reason in rejected:
             self._reject(part.table, part.row_count, part.payload, reason)
             refused[part.batch_id] += part.row_count
         if run_id == self._run_id:
@@ -450,17 +503,18 @@ class Journal:
         if part.run_id != self._run_id:
             await delivery.add_run(part.run_document)
         for start in range(0, len(part.batches), 16):
-            await self._deliver(delivery, part.batches[start : start + 16], part.run_id)
+            await self._deliver(delivery, part.batches[start : start + 16], part.run_id, telemetry_waits=True)
         await loop.run_in_executor(self._disk, self._replay.done, part)
         self._say(f"{part.row_count} rows came from the spool into {self._where}")
 
-    async def _end_run(self, delivery: Delivery, *, nothing_left: bool) -> None:
+    async def _end_run(self, delivery: Delivery) -> None:
+        """Note the end; that commit waits for the server's disk, and with it all commits before it."""
         try:
             await delivery.end_run()
-            if nothing_left:
-                await delivery.forget_batches(self._spool.writer_id)
         except JournalError as error:
             self._note_error(str(error))
+        else:
+            self._unflushed.clear()
 
     def _idle(self) -> bool:
         return (
