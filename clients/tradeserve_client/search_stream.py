@@ -74,6 +74,8 @@ class SearchStream:
     Attributes:
         max_in_flight: Searches without an answer yet; more are shed as BUSY.
         breaker: Stops searches to a server that does not answer.
+
+    A search that is still unanswered `stall_ns` after its deadline has the stream opened anew.
     """
 
     def __init__(
@@ -84,11 +86,13 @@ class SearchStream:
         clock_ns: ClockNs = time.monotonic_ns,
         max_in_flight: int = 32,
         breaker: CircuitBreaker | None = None,
+        stall_ns: int = _STALL_NS,
     ) -> None:
         if max_in_flight < 1:
             raise ValueError("max_in_flight must be at least 1")
         self.max_in_flight = max_in_flight
         self.breaker = breaker or CircuitBreaker(clock_ns)
+        self._stall_ns = stall_ns
         self._client = client
         self._clock_ns = clock_ns
         self._on_late = on_late
@@ -167,7 +171,11 @@ class SearchStream:
 
     def _reset_if_stalled(self, now_ns: int) -> None:
         oldest = next(iter(self._waiting.values()), None)
-        if oldest is not None and now_ns - oldest.call.deadline_ns > _STALL_NS and self._call is not None:
+        if (
+            oldest is not None
+            and now_ns - oldest.call.deadline_ns > self._stall_ns
+            and self._call is not None
+        ):
             self._call.cancel()
 
     def _give_up(self, request_id: str) -> None:

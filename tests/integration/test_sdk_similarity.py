@@ -273,6 +273,23 @@ async def test_lateness_in_a_row_opens_the_breaker(server: FakeSimilarity, clien
     assert "breaker" in outcome.detail
 
 
+async def test_a_stalled_stream_is_opened_anew(server: FakeSimilarity, client: SimilarityClient) -> None:
+    stalls = [30.0]
+    server.delay_s = lambda: stalls.pop() if stalls else 0.0
+    stream = SearchStream(client, stall_ns=20 * MS)
+    assert await stream.ready(10)
+    assert isinstance(await search(stream, timeout_ms=10), NoAnswer)
+
+    async def answers() -> bool:
+        return isinstance(await search(stream, timeout_ms=200), Answer)
+
+    async with asyncio.timeout(10):
+        while not await answers():  # noqa: ASYNC110 - asks until the new stream stands
+            await asyncio.sleep(0.01)
+    assert server.streams == 2
+    await stream.close()
+
+
 async def test_a_cancelled_caller_gives_its_place_back(server: FakeSimilarity, stream: SearchStream) -> None:
     server.delay_s = lambda: 0.02
     caller = asyncio.create_task(search(stream, timeout_ms=5_000))
