@@ -61,7 +61,8 @@ def export(name: str, training: Training, series: list[Series], layout: Layout) 
         parity=parity,
         metrics={
             "note": "test split; intervals: 95%, block bootstrap over days; AUC: up against down, flat left out; "
-            "baseline: class shares of the training split at the bar size; pooled: all bar sizes together",
+            "baseline: class shares of the training split at the bar size; pooled: all bar sizes together; "
+            "an AUC that is gone one bar later is prices bouncing between bid and ask",
             **{k: {**m.as_dict(), "p_up_minus_p_down": measured[1][k]} for k, m in metrics.items()},
             "milliseconds_per_call": round(graph.milliseconds(nasty_windows()), 3),
         },

@@ -38,7 +38,7 @@ class Recipe:
         batch_size: Windows per step, the same number from each bar size.
         learning_rate: Highest, after the warm-up; falls along a cosine.
         evaluate_every: Steps between looks at the validation split.
-        patience: Looks without a better validation log loss before stopping.
+        patience: Looks without a better loss on the validation split before stopping.
     """
 
     steps: int
@@ -50,7 +50,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "lstm_cnn": Recipe(steps=4000, batch_size=192, learning_rate=1e-3, evaluate_every=250, patience=6),
-    "gaf_resnet": Recipe(steps=3000, batch_size=96, learning_rate=1e-3, evaluate_every=250, patience=6),
+    "gaf_resnet": Recipe(steps=2000, batch_size=96, learning_rate=1e-3, evaluate_every=250, patience=6),
 }
 
 
@@ -103,7 +103,7 @@ def train(name: str, series: list[Series], *, steps: int | None = None) -> Train
     began = time.monotonic()
     history = _optimise(model, recipe, most_steps, fit, check, rng)
     _calibrate(model, check)
-    best = min(history, key=lambda row: row["validation_log_loss"])
+    best = min(history, key=lambda row: row["loss"])
     facts = {
         "seed": SEED,
         "threads": 1,
@@ -181,18 +181,15 @@ def _optimise(
         windows = torch.cat([fit[b].windows[rows] for b, rows in picks.items()])
         label = torch.cat([fit[b].label[rows] for b, rows in picks.items()])
         optimiser.zero_grad()
-        loss = _loss(model, windows, label)
+        _, loss = _losses(model, windows, label)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         if step % recipe.evaluate_every == 0 or step == steps:
-            value = _validation_loss(model, check)
-            history.append({"step": step, "validation_log_loss": round(value, 5)})
-            print(
-                f"  step {step}: training loss {float(loss.detach()):.4f}, validation log loss {value:.5f}",
-                flush=True,
-            )
+            log_loss, value = _validation_losses(model, check)
+            history.append({"step": step, "loss": value, "validation_log_loss": round(log_loss, 5)})
+            print(f"  step {step}: validation log loss {log_loss:.5f}, loss {value:.5f}", flush=True)
             if value < best_loss:
                 best_loss, since = value, 0
                 best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -205,12 +202,15 @@ def _optimise(
     return history
 
 
-def _loss(model: nn.Module, windows: Tensor, label: Tensor) -> Tensor:
+def _losses(model: nn.Module, windows: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log loss and the loss that is trained, which may ask for more than the class."""
     if isinstance(model, GafResNet):
         embedding = model.embed(windows)
+        log_loss = nn.functional.cross_entropy(model.logits_of(embedding), label)
         shape = nn.functional.smooth_l1_loss(model.shape(embedding * 8.0), shape_target(windows))
-        return nn.functional.cross_entropy(model.logits_of(embedding), label) + _SHAPE_WEIGHT * shape
-    return nn.functional.cross_entropy(_scores(model, windows), label)
+        return log_loss, log_loss + _SHAPE_WEIGHT * shape
+    log_loss = nn.functional.cross_entropy(_scores(model, windows), label)
+    return log_loss, log_loss
 
 
 def _logits(model: nn.Module, windows: Tensor) -> Tensor:
@@ -230,9 +230,18 @@ def _scores(model: nn.Module, windows: Tensor) -> Tensor:
     return model.logits(windows)
 
 
-def _validation_loss(model: nn.Module, check: Mapping[int, Batchable]) -> float:
-    losses = [float(nn.functional.cross_entropy(_logits(model, c.windows), c.label)) for c in check.values()]
-    return float(np.mean(losses))
+def _validation_losses(model: nn.Module, check: Mapping[int, Batchable]) -> tuple[float, float]:
+    """Return the mean over bar sizes of the log loss and of the loss that is trained."""
+    model.eval()
+    rows = []
+    with torch.no_grad():
+        for one in check.values():
+            for i in range(0, len(one.label), _EVALUATION_BATCH):
+                part = slice(i, i + _EVALUATION_BATCH)
+                losses = torch.stack(_losses(model, one.windows[part], one.label[part]))
+                rows.append(losses * (len(one.label[part]) / len(one.label) / len(check)))
+    log_loss, loss = torch.stack(rows).sum(0).tolist()
+    return log_loss, loss
 
 
 def _calibration(model: nn.Module) -> Calibration:

@@ -17,7 +17,7 @@ from model_export.metrics import (
 )
 
 
-def forecasts(up: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def forecasts(up: np.ndarray) -> np.ndarray:
     return np.stack([0.6 - up, np.full_like(up, 0.4), up], axis=1)
 
 

@@ -39,7 +39,7 @@ def test_no_bar_is_in_two_splits_whatever_the_gaps_and_the_dates(
     step_s: int, gaps: list[int], edges: list[int]
 ) -> None:
     class Edges(SplitDates):
-        def edges_ns(self) -> np.ndarray:  # type: ignore[type-arg]
+        def edges_ns(self) -> np.ndarray:
             return np.sort(np.asarray(edges, np.int64)) * step_s * 10**9
 
     start = np.cumsum(np.asarray(gaps, np.int64)) * step_s * 10**9
