@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from fakes.ibkr_world import CLIENT_ID, World, intent, price
 from fakes.waiting import until
+from gateway_simulator import messages
 from strategy.adapters.errors import BrokerError
 from strategy.core.values import Purpose, Side
 from strategy.ports import ConnectionState
@@ -214,6 +216,26 @@ async def test_an_order_goes_at_once_while_subscriptions_wait() -> None:
         world.broker.place(order)
         await until(lambda: world.recorder.status(order.entry_ref) == "Filled", 0.9)
         assert time.monotonic_ns() - before_ns < 900_000_000
+
+
+async def test_a_corrected_execution_is_no_second_fill_but_asks_for_the_truth() -> None:
+    async with World(SLOW) as world:
+        (aapl,) = await world.start("AAPL")
+        order = intent(aapl, Side.BUY, 1)
+        world.broker.place(order)
+        got = world.recorder
+        await until(lambda: got.status(order.entry_ref) == "Filled" and len(got.commissions) == 1)
+        assert world.gateway is not None
+        gateway, server = world.gateway, world.server_side()
+        corrected = replace(
+            gateway.exchange.executions[0], exec_id=got.fills[0].exec_id[:-2] + "02", price=1.0
+        )
+        gateway.exchange.executions.append(corrected)
+        listing, account = gateway.listings[aapl.con_id], gateway.account.number
+        server.send(messages.execution_details(server.version, -1, corrected, listing, account))
+        await until(lambda: len(got.snapshots) == 2 and world.broker.state is ConnectionState.READY)
+        assert len(got.fills) == 1
+        assert [(f.exec_id, f.price) for f in got.snapshots[-1].fills] == [(corrected.exec_id, Decimal(1))]
 
 
 async def test_a_listener_that_fails_does_not_break_the_next_one() -> None:

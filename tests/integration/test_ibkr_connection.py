@@ -162,7 +162,7 @@ async def test_without_a_gateway_the_error_names_the_address_and_what_to_do() ->
         (Manner.SILENT, "did not finish the handshake within"),
         (Manner.CLOSING, "closed the connection before the handshake was over"),
         (Manner.GREETING, "did not answer the request for positions"),
-        (Manner.OFFLINE, "did not answer|1100"),
+        (Manner.OFFLINE, "1100: Connectivity has been lost"),
     ],
 )
 async def test_a_gateway_that_does_not_say_everything_is_not_ready(manner: Manner, message: str) -> None:

@@ -96,7 +96,7 @@ async def test_bars_of_a_size_the_gateway_refuses_name_the_symbol() -> None:
         (aapl,) = await world.start()
         from strategy.adapters.ibkr_feed import IbkrFeed
 
-        feed = IbkrFeed(world.connection, 3600, 10, request_timeout_s=1.0)
+        feed = IbkrFeed(world.connection, 3600, 10)
         await feed.resolve(["AAPL"])
         try:
             with pytest.raises(FeedError, match="AAPL: 162"):

@@ -188,6 +188,7 @@ class IndexCheck(Check):
             self._link.target,
             index.version if index else 0,
             index.artifact_sha256 if index else "",
+            statement=self.info.statement if self.info else "",
             problem=refusal[1] if refusal else "",
         )
 

@@ -104,7 +104,7 @@ class GrpcForecaster:
             raise
         for keeper in self._keepers:
             keeper.open()
-        return self.voters
+        return [*self.voters, self.similarity] if self._index is not None else self.voters
 
     async def forecast(self, request: ForecastRequest) -> ForecastReply:
         """Ask; return by the end of the forecast share of the budget whatever happened."""

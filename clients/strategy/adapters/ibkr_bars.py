@@ -134,7 +134,8 @@ class BarStream(Stream):
 
     def flush(self) -> None:
         """Deliver what the packet closed; when it caught up on several bars, only the last one is live."""
-        super().flush()
+        if not self.waiting:  # an answer that never comes is silence
+            super().flush()
         self._deliver_closed()
 
     def _deliver_closed(self) -> None:
@@ -190,6 +191,7 @@ class RealtimeBarStream(BarStream):
     def requested(self, request_id: int, now_ns: int) -> None:
         """Begin to aggregate anew: what was missed makes the open bar incomplete."""
         super().requested(request_id, now_ns)
+        self.gap_request_id = 0
         self._aggregator = BarAggregator(self.instrument.con_id, self.bar_size_s)
 
     def _closed_of(self, bars: list[Bar]) -> list[Bar]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from time import time_ns
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -31,7 +31,12 @@ from strategy.adapters.ibkr_session import IbkrSession
 from strategy.core.values import Commission, Fill, OrderEvent, OrderIntent, Position
 from strategy.ports import BrokerListener, BrokerSnapshot, ConnectionState
 
+_V = TypeVar("_V")
+
 log = structlog.get_logger("ibkr")
+
+EXECUTIONS_KEPT = 100_000
+"""Executions that are still recognised; the gateway repeats those of today."""
 
 DONE_ORDERS_KEPT = 1_000
 """Finished orders that are still recognised, so that late messages about them find their reference."""
@@ -80,7 +85,7 @@ class IbkrBroker:
         self._orders: OrderedDict[str, _KnownOrder] = OrderedDict()
         self._by_id: dict[int, _KnownOrder] = {}
         self._fills: dict[str, str] = {}
-        self._commissions: set[str] = set()
+        self._commissions: dict[str, None] = {}
         self._cancel_all_wanted = False
         self._reconciled = False
         self._earlier: list[Fill | Commission] = []
@@ -239,7 +244,7 @@ class IbkrBroker:
         family = execution_family(fill.exec_id)
         delivered = self._fills.get(family)
         if delivered is None:
-            self._fills[family] = fill.exec_id
+            _remember_execution(self._fills, family, fill.exec_id)
             self._tell(fill)
         elif fill.exec_id > delivered:
             self._fills[family] = fill.exec_id
@@ -249,7 +254,7 @@ class IbkrBroker:
     def on_commission(self, commission: Commission) -> None:
         """Pass on each commission once per process."""
         if commission.exec_id not in self._commissions:
-            self._commissions.add(commission.exec_id)
+            _remember_execution(self._commissions, commission.exec_id, None)
             self._tell(commission)
 
     def _tell(self, news: Fill | Commission) -> None:
@@ -346,3 +351,9 @@ class IbkrBroker:
                     error_code=code,
                 )
             )
+
+
+def _remember_execution(known: dict[str, _V], key: str, value: _V) -> None:
+    known[key] = value
+    if len(known) > EXECUTIONS_KEPT:
+        del known[next(iter(known))]

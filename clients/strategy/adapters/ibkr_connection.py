@@ -174,6 +174,11 @@ class IbkrConnection:
             await self._reconcile(session, timeout_s)
             if session.state.link_lost:
                 raise SessionError(session.state.link_lost)
+        except SessionError as e:
+            await self._drop_session()
+            if session.state.link_lost:  # why it did not answer
+                raise SessionError(session.state.link_lost) from e
+            raise
         except BaseException:
             await self._drop_session()
             raise

@@ -291,11 +291,16 @@ class IbkrFeed:
         return not hours or any(start_ns <= now_ns < end_ns for start_ns, end_ns in hours)
 
     def _on_problem(self, stream: Stream) -> None:
+        if (
+            isinstance(stream, BarStream)
+            and not stream.history_arrived.done()
+            and not _is_pacing(stream.problem)
+        ):
+            stream.history_arrived.set_exception(
+                FeedError(f"history of {stream.instrument.symbol}: {stream.problem}")
+            )
+            return
         if stream.refused:
-            if isinstance(stream, BarStream) and not stream.history_arrived.done():
-                stream.history_arrived.set_exception(
-                    FeedError(f"history of {stream.instrument.symbol}: {stream.problem}")
-                )
             self._connection.announce(f"{stream.name} refused: {stream.problem}")
             return
         pause_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2 ** min(stream.attempts, 16) / 2)
@@ -336,3 +341,8 @@ class IbkrFeed:
                 stream.due_ns = now_ns
             stream.last_message_ns = now_ns
         self._wake.set()
+
+
+def _is_pacing(problem: str) -> bool:
+    """Whether a refusal is only about the rate of requests: asking later helps."""
+    return "pacing" in problem.lower().split("(")[0]

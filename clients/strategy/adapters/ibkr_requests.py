@@ -76,7 +76,8 @@ class StreamRequests:
 
     def fill_gap(self, session: IbkrSession, stream: RealtimeBarStream) -> None:
         """Ask once for the past of a stream of 5-second bars; room for the message is taken."""
-        session.streams.pop(stream.gap_request_id, None)
+        if session.streams.get(stream.gap_request_id) is stream:
+            del session.streams[stream.gap_request_id]
         stream.gap_request_id = int(session.client.getReqId())
         session.streams[stream.gap_request_id] = stream
         self._send_history(session, stream, stream.gap_request_id, keep=False)
