@@ -49,6 +49,7 @@ class IndexInfo:
         state_count: States in it.
         as_of_ns: Latest state, nanoseconds UTC.
         horizon_bars: How many bars ahead the forward returns look.
+        statement: What its card says on skill.
     """
 
     index: Served
@@ -57,6 +58,7 @@ class IndexInfo:
     state_count: int
     as_of_ns: int
     horizon_bars: int
+    statement: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ class SimilarityClient:
             state_count=response.state_count,
             as_of_ns=_ns(response.as_of_time),
             horizon_bars=response.horizon_bars,
+            statement=response.statement,
         )
 
     async def search(self, query: SearchQuery, *, timeout_s: float) -> Answer[Matches]:

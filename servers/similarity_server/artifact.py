@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from server_runtime.errors import StartError
 
 _MAX_DIMENSION = 16_384
+_MAX_STATEMENT_CHARACTERS = 1000
 # A float16 embedding of length 1 is off by less than this.
 _NORM_TOLERANCE = 1e-2
 
@@ -46,6 +47,7 @@ class IndexCard:
         horizon_bars: How many bars ahead the forward returns look.
         as_of_ns: Latest event in it, nanoseconds UTC.
         state_count: Number of states.
+        statement: On skill, in plain words; "" when the card has none.
     """
 
     provenance: Provenance
@@ -54,6 +56,7 @@ class IndexCard:
     horizon_bars: int
     as_of_ns: int
     state_count: int
+    statement: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ def _read_card(path: Path, name: str, version: int) -> IndexCard:
         horizon_bars=fields.whole("horizon_bars", 1, 1_000_000),
         as_of_ns=fields.whole("as_of_ns", 0, 2**63 - 1),
         state_count=fields.whole("state_count", 1, 2**31 - 1),
+        statement=fields.text("statement", "")[:_MAX_STATEMENT_CHARACTERS],
     )
     if (card.provenance.name, card.provenance.version) != (name, version):
         stated = f"{card.provenance.name!r} version {card.provenance.version}"

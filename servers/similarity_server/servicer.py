@@ -62,6 +62,7 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
             dimension=card.dimension,
             state_count=len(self._index),
             horizon_bars=card.horizon_bars,
+            statement=card.statement,
         )
         response.as_of_time.FromNanoseconds(self._index.as_of_ns)
         return response

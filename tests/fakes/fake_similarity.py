@@ -59,7 +59,9 @@ class FakeSimilarity(rpc.SimilarityServiceServicer):
     async def GetIndex(self, request: pb.GetIndexRequest, context: Any) -> pb.GetIndexResponse:
         if request.index_name != INDEX:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no index {request.index_name!r} is loaded")
-        response = pb.GetIndexResponse(dimension=self.dimension, state_count=1000, horizon_bars=6)
+        response = pb.GetIndexResponse(
+            dimension=self.dimension, state_count=1000, horizon_bars=6, statement="no skill"
+        )
         self._provenance(response.provenance)
         response.embedding_model.model_name = self.embedding_model
         response.embedding_model.model_version = 1

@@ -83,11 +83,12 @@ async def test_everything_answers(
     forecaster = GrpcForecaster(plan(triton, similarity, bar_size_s=60))
     started.append(forecaster)
     port: Forecaster = forecaster
-    voters = await port.start()
+    *voters, index = await port.start()
     assert [(voter.name, voter.version, voter.artifact_sha256, voter.problem) for voter in voters] == [
         ("lstm_cnn", 1, SHA["lstm_cnn"], ""),
         ("gaf_resnet", 1, SHA["gaf_resnet"], ""),
     ]
+    assert (index.name, index.version, index.problem, index.statement) == ("similarity", 1, "", "no skill")
     assert not voters[0].demonstrated_skill
     assert voters[0].statement == "no skill demonstrated"
     reply = await forecaster.forecast(request())

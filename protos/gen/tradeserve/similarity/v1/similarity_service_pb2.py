@@ -28,7 +28,7 @@ from tradeserve.common.v1 import provenance_pb2 as tradeserve_dot_common_dot_v1_
 from tradeserve.market.v1 import market_pb2 as tradeserve_dot_market_dot_v1_dot_market__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1tradeserve/similarity/v1/similarity_service.proto\x12\x18tradeserve.similarity.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tradeserve/common/v1/provenance.proto\x1a!tradeserve/market/v1/market.proto\"%\n\x0fGetIndexRequest\x12\x12\n\nindex_name\x18\x01 \x01(\t\"\xfb\x01\n\x10GetIndexResponse\x12\x39\n\nprovenance\x18\x01 \x01(\x0b\x32%.tradeserve.common.v1.ModelProvenance\x12>\n\x0f\x65mbedding_model\x18\x02 \x01(\x0b\x32%.tradeserve.common.v1.ModelProvenance\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x13\n\x0bstate_count\x18\x04 \x01(\x03\x12.\n\nas_of_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0chorizon_bars\x18\x06 \x01(\x05\"\xb7\x01\n\x16SearchNeighborsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nindex_name\x18\x02 \x01(\t\x12\x15\n\rindex_version\x18\x03 \x01(\x03\x12\x15\n\rembedding_f32\x18\x04 \x01(\x0c\x12\x16\n\x0eneighbor_count\x18\x05 \x01(\x05\x12/\n\x0b\x62\x65\x66ore_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd3\x01\n\x17SearchNeighborsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x35\n\tneighbors\x18\x02 \x03(\x0b\x32\".tradeserve.similarity.v1.Neighbor\x12\x39\n\nprovenance\x18\x03 \x01(\x0b\x32%.tradeserve.common.v1.ModelProvenance\x12\x32\n\x06timing\x18\x04 \x01(\x0b\x32\".tradeserve.common.v1.ServerTiming\"\x97\x01\n\x1cStreamSearchNeighborsRequest\x12@\n\x06search\x18\x01 \x01(\x0b\x32\x30.tradeserve.similarity.v1.SearchNeighborsRequest\x12\x35\n\x12remaining_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8f\x01\n\x1dStreamSearchNeighborsResponse\x12\x41\n\x06search\x18\x01 \x01(\x0b\x32\x31.tradeserve.similarity.v1.SearchNeighborsResponse\x12\x13\n\x0bstatus_code\x18\x02 \x01(\x05\x12\x16\n\x0estatus_message\x18\x03 \x01(\t\"\xe3\x01\n\x08Neighbor\x12\x10\n\x08state_id\x18\x01 \x01(\x03\x12\x34\n\ninstrument\x18\x02 \x01(\x0b\x32 .tradeserve.market.v1.Instrument\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0c\x62\x61r_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nsimilarity\x18\x05 \x01(\x02\x12\x1a\n\x12\x66orward_return_bps\x18\x06 \x01(\x02\"k\n\x10\x41\x64\x64StatesRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nindex_name\x18\x02 \x01(\t\x12/\n\x06states\x18\x03 \x03(\x0b\x32\x1f.tradeserve.similarity.v1.State\"\x95\x02\n\x05State\x12\x10\n\x08state_id\x18\x01 \x01(\x03\x12\x34\n\ninstrument\x18\x02 \x01(\x0b\x32 .tradeserve.market.v1.Instrument\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0c\x62\x61r_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rembedding_f32\x18\x05 \x01(\x0c\x12\x1a\n\x12\x66orward_return_bps\x18\x06 \x01(\x02\x12\x30\n\x0coutcome_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x11\x41\x64\x64StatesResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x05\x12\x13\n\x0bstate_count\x18\x03 \x01(\x03\x32\xe3\x03\n\x11SimilarityService\x12\x61\n\x08GetIndex\x12).tradeserve.similarity.v1.GetIndexRequest\x1a*.tradeserve.similarity.v1.GetIndexResponse\x12v\n\x0fSearchNeighbors\x12\x30.tradeserve.similarity.v1.SearchNeighborsRequest\x1a\x31.tradeserve.similarity.v1.SearchNeighborsResponse\x12\x8c\x01\n\x15StreamSearchNeighbors\x12\x36.tradeserve.similarity.v1.StreamSearchNeighborsRequest\x1a\x37.tradeserve.similarity.v1.StreamSearchNeighborsResponse(\x01\x30\x01\x12\x64\n\tAddStates\x12*.tradeserve.similarity.v1.AddStatesRequest\x1a+.tradeserve.similarity.v1.AddStatesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1tradeserve/similarity/v1/similarity_service.proto\x12\x18tradeserve.similarity.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tradeserve/common/v1/provenance.proto\x1a!tradeserve/market/v1/market.proto\"%\n\x0fGetIndexRequest\x12\x12\n\nindex_name\x18\x01 \x01(\t\"\x8e\x02\n\x10GetIndexResponse\x12\x39\n\nprovenance\x18\x01 \x01(\x0b\x32%.tradeserve.common.v1.ModelProvenance\x12>\n\x0f\x65mbedding_model\x18\x02 \x01(\x0b\x32%.tradeserve.common.v1.ModelProvenance\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12\x13\n\x0bstate_count\x18\x04 \x01(\x03\x12.\n\nas_of_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0chorizon_bars\x18\x06 \x01(\x05\x12\x11\n\tstatement\x18\x07 \x01(\t\"\xb7\x01\n\x16SearchNeighborsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nindex_name\x18\x02 \x01(\t\x12\x15\n\rindex_version\x18\x03 \x01(\x03\x12\x15\n\rembedding_f32\x18\x04 \x01(\x0c\x12\x16\n\x0eneighbor_count\x18\x05 \x01(\x05\x12/\n\x0b\x62\x65\x66ore_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd3\x01\n\x17SearchNeighborsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x35\n\tneighbors\x18\x02 \x03(\x0b\x32\".tradeserve.similarity.v1.Neighbor\x12\x39\n\nprovenance\x18\x03 \x01(\x0b\x32%.tradeserve.common.v1.ModelProvenance\x12\x32\n\x06timing\x18\x04 \x01(\x0b\x32\".tradeserve.common.v1.ServerTiming\"\x97\x01\n\x1cStreamSearchNeighborsRequest\x12@\n\x06search\x18\x01 \x01(\x0b\x32\x30.tradeserve.similarity.v1.SearchNeighborsRequest\x12\x35\n\x12remaining_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8f\x01\n\x1dStreamSearchNeighborsResponse\x12\x41\n\x06search\x18\x01 \x01(\x0b\x32\x31.tradeserve.similarity.v1.SearchNeighborsResponse\x12\x13\n\x0bstatus_code\x18\x02 \x01(\x05\x12\x16\n\x0estatus_message\x18\x03 \x01(\t\"\xe3\x01\n\x08Neighbor\x12\x10\n\x08state_id\x18\x01 \x01(\x03\x12\x34\n\ninstrument\x18\x02 \x01(\x0b\x32 .tradeserve.market.v1.Instrument\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0c\x62\x61r_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nsimilarity\x18\x05 \x01(\x02\x12\x1a\n\x12\x66orward_return_bps\x18\x06 \x01(\x02\"k\n\x10\x41\x64\x64StatesRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nindex_name\x18\x02 \x01(\t\x12/\n\x06states\x18\x03 \x03(\x0b\x32\x1f.tradeserve.similarity.v1.State\"\x95\x02\n\x05State\x12\x10\n\x08state_id\x18\x01 \x01(\x03\x12\x34\n\ninstrument\x18\x02 \x01(\x0b\x32 .tradeserve.market.v1.Instrument\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0c\x62\x61r_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rembedding_f32\x18\x05 \x01(\x0c\x12\x1a\n\x12\x66orward_return_bps\x18\x06 \x01(\x02\x12\x30\n\x0coutcome_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x11\x41\x64\x64StatesResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x02 \x01(\x05\x12\x13\n\x0bstate_count\x18\x03 \x01(\x03\x32\xe3\x03\n\x11SimilarityService\x12\x61\n\x08GetIndex\x12).tradeserve.similarity.v1.GetIndexRequest\x1a*.tradeserve.similarity.v1.GetIndexResponse\x12v\n\x0fSearchNeighbors\x12\x30.tradeserve.similarity.v1.SearchNeighborsRequest\x1a\x31.tradeserve.similarity.v1.SearchNeighborsResponse\x12\x8c\x01\n\x15StreamSearchNeighbors\x12\x36.tradeserve.similarity.v1.StreamSearchNeighborsRequest\x1a\x37.tradeserve.similarity.v1.StreamSearchNeighborsResponse(\x01\x30\x01\x12\x64\n\tAddStates\x12*.tradeserve.similarity.v1.AddStatesRequest\x1a+.tradeserve.similarity.v1.AddStatesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,23 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETINDEXREQUEST']._serialized_start=218
   _globals['_GETINDEXREQUEST']._serialized_end=255
   _globals['_GETINDEXRESPONSE']._serialized_start=258
-  _globals['_GETINDEXRESPONSE']._serialized_end=509
-  _globals['_SEARCHNEIGHBORSREQUEST']._serialized_start=512
-  _globals['_SEARCHNEIGHBORSREQUEST']._serialized_end=695
-  _globals['_SEARCHNEIGHBORSRESPONSE']._serialized_start=698
-  _globals['_SEARCHNEIGHBORSRESPONSE']._serialized_end=909
-  _globals['_STREAMSEARCHNEIGHBORSREQUEST']._serialized_start=912
-  _globals['_STREAMSEARCHNEIGHBORSREQUEST']._serialized_end=1063
-  _globals['_STREAMSEARCHNEIGHBORSRESPONSE']._serialized_start=1066
-  _globals['_STREAMSEARCHNEIGHBORSRESPONSE']._serialized_end=1209
-  _globals['_NEIGHBOR']._serialized_start=1212
-  _globals['_NEIGHBOR']._serialized_end=1439
-  _globals['_ADDSTATESREQUEST']._serialized_start=1441
-  _globals['_ADDSTATESREQUEST']._serialized_end=1548
-  _globals['_STATE']._serialized_start=1551
-  _globals['_STATE']._serialized_end=1828
-  _globals['_ADDSTATESRESPONSE']._serialized_start=1830
-  _globals['_ADDSTATESRESPONSE']._serialized_end=1911
-  _globals['_SIMILARITYSERVICE']._serialized_start=1914
-  _globals['_SIMILARITYSERVICE']._serialized_end=2397
+  _globals['_GETINDEXRESPONSE']._serialized_end=528
+  _globals['_SEARCHNEIGHBORSREQUEST']._serialized_start=531
+  _globals['_SEARCHNEIGHBORSREQUEST']._serialized_end=714
+  _globals['_SEARCHNEIGHBORSRESPONSE']._serialized_start=717
+  _globals['_SEARCHNEIGHBORSRESPONSE']._serialized_end=928
+  _globals['_STREAMSEARCHNEIGHBORSREQUEST']._serialized_start=931
+  _globals['_STREAMSEARCHNEIGHBORSREQUEST']._serialized_end=1082
+  _globals['_STREAMSEARCHNEIGHBORSRESPONSE']._serialized_start=1085
+  _globals['_STREAMSEARCHNEIGHBORSRESPONSE']._serialized_end=1228
+  _globals['_NEIGHBOR']._serialized_start=1231
+  _globals['_NEIGHBOR']._serialized_end=1458
+  _globals['_ADDSTATESREQUEST']._serialized_start=1460
+  _globals['_ADDSTATESREQUEST']._serialized_end=1567
+  _globals['_STATE']._serialized_start=1570
+  _globals['_STATE']._serialized_end=1847
+  _globals['_ADDSTATESRESPONSE']._serialized_start=1849
+  _globals['_ADDSTATESRESPONSE']._serialized_end=1930
+  _globals['_SIMILARITYSERVICE']._serialized_start=1933
+  _globals['_SIMILARITYSERVICE']._serialized_end=2416
 # @@protoc_insertion_point(module_scope)

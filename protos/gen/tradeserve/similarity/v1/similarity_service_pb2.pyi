@@ -56,12 +56,15 @@ class GetIndexResponse(_message.Message):
     STATE_COUNT_FIELD_NUMBER: _builtins.int
     AS_OF_TIME_FIELD_NUMBER: _builtins.int
     HORIZON_BARS_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
     dimension: _builtins.int
     """Length of every embedding."""
     state_count: _builtins.int
     """Number of states in the index."""
     horizon_bars: _builtins.int
     """How many bars ahead forward_return_bps looks."""
+    statement: _builtins.str
+    """What the index's card says on skill, in plain words, at most 1,000 characters."""
     @_builtins.property
     def provenance(self) -> _provenance_pb2.ModelProvenance:
         """The index that is loaded."""
@@ -83,10 +86,11 @@ class GetIndexResponse(_message.Message):
         state_count: _builtins.int = ...,
         as_of_time: _timestamp_pb2.Timestamp | None = ...,
         horizon_bars: _builtins.int = ...,
+        statement: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "embedding_model", b"embedding_model", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "dimension", b"dimension", "embedding_model", b"embedding_model", "horizon_bars", b"horizon_bars", "provenance", b"provenance", "state_count", b"state_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "dimension", b"dimension", "embedding_model", b"embedding_model", "horizon_bars", b"horizon_bars", "provenance", b"provenance", "state_count", b"state_count", "statement", b"statement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
