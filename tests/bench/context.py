@@ -1,0 +1,69 @@
+"""What every section of the benchmark is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class UnavailableError(Exception):
+    """A section can't run on this machine; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        together_bars: Bars of the session in which three instruments close their bars at once.
+        together_bar_s: Wall seconds per bar of it.
+        alone_bars: Bars of the session of one instrument.
+        alone_bar_s: Wall seconds per bar of it.
+        windows: Recorded windows that the comparisons run on, at most.
+        passes: Times that the comparisons in process go over them.
+        calls: Calls per model of the comparison call by call.
+        rounds: Parts that measurements are cut into, to show the noise.
+        settings: More settings of the strategy, SECTION.KEY=VALUE.
+    """
+
+    together_bars: int = 230
+    together_bar_s: float = 0.3
+    alone_bars: int = 300
+    alone_bar_s: float = 0.15
+    windows: int = 200
+    passes: int = 5
+    calls: int = 2000
+    rounds: int = 10
+    settings: tuple[str, ...] = ()
+
+
+# With time enough for every answer, so that it works on a busy machine too.
+_PATIENT = ("budget.total_ms=3000", "budget.forecast_ms=1000", "budget.search_ms=1000")
+SMOKE = Size(6, 0.3, 6, 0.3, windows=8, passes=2, calls=20, rounds=2, settings=_PATIENT)
+
+
+@dataclass(slots=True)
+class Bench:
+    """The run of the benchmark.
+
+    Attributes:
+        size: How much is measured.
+        folder: Of this benchmark's files.
+        machine: Description of the machine.
+        database_url: Postgres of this benchmark.
+        triton: host:port; similarity too.
+        windows: Windows that the sessions recorded, (window_bars, 5) float32 each, as bytes with the
+            end of the last bar; the sections after the sessions run on them.
+        say: Called with a line for the screen.
+    """
+
+    size: Size
+    folder: Path
+    machine: dict[str, Any]
+    database_url: str
+    triton: str
+    similarity: str
+    say: Callable[[str], None]
+    windows: list[tuple[bytes, int]] = field(default_factory=list)

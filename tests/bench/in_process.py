@@ -1,0 +1,92 @@
+"""The same models and the same index in this process: what the servers are compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from similarity_server.artifact import read_index
+
+MODELS = ("lstm_cnn", "gaf_resnet")
+NEIGHBORS = 16
+_EMBEDDER = "gaf_resnet"
+_INDEX = "market_states"
+_WINDOW_COLUMNS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Milliseconds per window."""
+
+    calls: list[float]
+    search: list[float]
+
+    @property
+    def total(self) -> list[float]:
+        """Return models and search, one after the other."""
+        return [calls + search for calls, search in zip(self.calls, self.search, strict=True)]
+
+
+class InProcess:
+    """onnxruntime with one thread, as in the servers, and exact search with FAISS."""
+
+    def __init__(self, root: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.sessions = {
+            name: onnxruntime.InferenceSession(
+                root / "model_repository" / name / "1" / "model.onnx",
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+            for name in MODELS
+        }
+        _, states = read_index(root / "servers" / "similarity_server" / "indexes", _INDEX)
+        faiss.omp_set_num_threads(1)
+        self._index = faiss.IndexFlatIP(states.embedding.shape[1])
+        self._index.add(states.embedding)
+        self._outcome_ns = states.outcome_ns
+
+    def run(self, name: str, window: NDArray[np.float32]) -> list[Any]:
+        """Run one model on a (1, window_bars, 5) float32 window; return its outputs."""
+        outputs: list[Any] = self.sessions[name].run(None, {"window": window})
+        return outputs
+
+    def search(self, embedding: NDArray[np.float32], before_ns: int) -> NDArray[np.int64]:
+        """Return the rows of the nearest states whose outcome was known, as the server finds them."""
+        known = int(np.searchsorted(self._outcome_ns, before_ns, side="left"))
+        parameters = faiss.SearchParameters(sel=faiss.IDSelectorRange(0, known, True))  # type: ignore[call-arg]
+        rows: NDArray[np.int64] = self._index.search(embedding, NEIGHBORS, params=parameters)[1]
+        return rows
+
+    def measure(self, windows: Sequence[tuple[bytes, int]], passes: int) -> Times:
+        """Time the work of one decision on each window: the models one after the other, then the search."""
+        times = Times([], [])
+        at = {name: [output.name for output in s.get_outputs()] for name, s in self.sessions.items()}
+        embedding_at = at[_EMBEDDER].index("embedding")
+        arrays = [(window_of(raw), event_ns) for raw, event_ns in windows]
+        for number in range(passes + 1):
+            for window, event_ns in arrays:
+                began = time.perf_counter_ns()
+                for name in MODELS:
+                    outputs = self.run(name, window)
+                between = time.perf_counter_ns()
+                self.search(outputs[embedding_at], event_ns)
+                ended = time.perf_counter_ns()
+                if number:  # the first pass warms up
+                    times.calls.append((between - began) / 1e6)
+                    times.search.append((ended - between) / 1e6)
+        return times
+
+
+def window_of(raw: bytes) -> NDArray[np.float32]:
+    """Return a recorded window as the models take it."""
+    return np.frombuffer(raw, "<f4").reshape(1, -1, _WINDOW_COLUMNS).astype(np.float32)

@@ -1,0 +1,61 @@
+"""The benchmark works at all; what it measures is looked at by people."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from triton_server.launcher import unavailable_reason
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = {
+    "decision_p50_ms",
+    "decision_p99_ms",
+    "decision_vs_in_process_p50",
+    "model_call_vs_in_process_p50",
+    "stage_window_share",
+    "stage_forecasts_share",
+    "stage_decide_share",
+    "stage_intent_share",
+    "stage_order_share",
+}
+
+
+def why_not() -> str:
+    if not (ROOT / "build" / "venv-triton").is_dir():
+        return "Triton's environment is not built: make setup"
+    return unavailable_reason() or ""
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_a_tiny_benchmark_writes_every_figure_as_json(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    command = [
+        sys.executable,
+        "tests/bench/run.py",
+        "--smoke",
+        "--out",
+        str(out),
+        "--folder",
+        str(tmp_path / "b"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert found.keys() == NAMES, done.stdout
+    for name, figure in found.items():
+        assert figure.keys() == {"value", "unit", "detail"}, name
+        assert math.isfinite(figure["value"]), name
+        assert figure["value"] > 0, name
+        assert figure["unit"] in {"ms", "ratio", "share"}, name
+    shares = [figure["value"] for name, figure in found.items() if name.startswith("stage_")]
+    assert sum(shares) == pytest.approx(1.0)
+    assert found["decision_p50_ms"]["detail"]["machine"]["cores"] > 0
+    assert all(name in done.stdout for name in NAMES), "the table names every figure"
