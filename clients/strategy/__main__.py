@@ -114,6 +114,9 @@ def main() -> int:
     except (AdapterError, TradeserveError, JournalError, StartError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("stopped before it traded")
+        return 130
     return 0
 
 

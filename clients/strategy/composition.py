@@ -17,6 +17,7 @@ import structlog
 import uuid_utils
 
 from journal.errors import JournalError
+from journal.migrations import check_database
 from journal.queries import JournalReader
 from journal.rows import Run
 from journal.writer import Journal
@@ -73,7 +74,9 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
 
     Raises:
         AdapterError, ContractError, JournalError, StartError: It can't begin; the message says what to do.
+        asyncio.CancelledError: It was told to stop before it traded; everything is closed.
     """
+    stop = _Stop()
     screen = Screen(config.screen.colour)
     run_id = str(uuid_utils.uuid7())
     structlog.contextvars.bind_contextvars(run_id=run_id)
@@ -88,9 +91,17 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         if engine is not None:
             engine.on_state(now, reason)
 
+    def recording(text: str) -> None:
+        if engine is None:
+            screen.attention(f"journal: {text}")
+        else:
+            engine.on_recording(text)
+
     screen.line(
         f"run {run_id}: {config.strategy.name}, {config.trading.mode} trading, data: {options.data_source}"
     )
+    # What nobody could look into afterwards must not begin; lost later, the journal spools.
+    await check_database(config.journal.database_url)
     async with AsyncExitStack() as stack:
         forecaster = GrpcForecaster(forecaster_spec(config), on_late=late, **_tls(config))
         stack.push_async_callback(forecaster.close)
@@ -102,9 +113,10 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
             _run_row(run_id, config, options, voters, clock.wall_ns()),
             spool_dir=Path(config.journal.spool_dir),
             queue_rows=config.journal.queue_rows,
-            on_state=lambda text: screen.attention(f"journal: {text}"),
+            on_state=recording,
         )
         stack.push_async_callback(journal.close, _CLOSE_S)
+        stack.push_async_callback(forecaster.close)  # before the journal: its late answers are recorded
         connection = _connection(config)
         broker = IbkrBroker(connection)
         stack.push_async_callback(broker.close)
@@ -128,13 +140,29 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
             control = _control(config, engine)
             screen.line(f"control: {SERVICE} at {await control.start()}")
             stack.push_async_callback(control.stop)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, engine.stop)
+        stop.engine = engine
         _calm_the_garbage_collector()
         await engine.run()
     for line in _report(run_id, config, options, engine, await _recorded(journal, config, options, run_id)):
         screen.line(line)
+
+
+class _Stop:
+    """What SIGINT and SIGTERM do: end the trading, or else the start, and never the cleaning up."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self._starting = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self)
+
+    def __call__(self) -> None:
+        starting, self._starting = self._starting, None
+        if self.engine is not None and self.engine.started:
+            self.engine.stop()
+        elif starting is not None:
+            starting.cancel()
 
 
 def _connection(config: StrategyConfig) -> IbkrConnection:

@@ -147,6 +147,11 @@ class Engine:
         self._stop.set()
 
     @property
+    def started(self) -> bool:
+        """Whether it has everything it trades with; from then on stop() ends it in order."""
+        return self._early_bars is None
+
+    @property
     def deciding(self) -> bool:
         """Whether a bar is being dealt with."""
         return bool(self._busy)
@@ -276,7 +281,18 @@ class Engine:
 
     def on_state(self, state: TradingState, reason: str) -> None:
         """The gate changed."""
-        self.on_trouble("state", 0, f"{state}{': ' + reason if reason else ''}")
+        text = f"{state}{': ' + reason if reason else ''}"
+        _log.info("state", state=state.value, reason=reason)
+        self._journal.record(RiskEventRow("state", 0, self._clock.wall_ns(), text))
+        wanted = state in (TradingState.STARTING, TradingState.TRADING) or self._stop.is_set()
+        (self._screen.line if wanted else self._screen.attention)(f"state: {text}")
+
+    def on_recording(self, text: str) -> None:
+        """The journal says where rows go now."""
+        if self._stop.is_set():  # it closes: nothing can be recorded about it any more
+            self._screen.line(f"journal: {text}")
+        else:
+            self.on_trouble("journal", 0, text)
 
     # --- control ----------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Screen:
         )
 
     def line(self, text: str, colour: str = "") -> None:
-        """Write one line; a closed pipe ends the writing, not the trading."""
+        """Write one line; a closed pipe or a full disk ends the writing, not the trading."""
         try:
             print(
                 f"\x1b[{colour}m{text}\x1b[0m" if colour and self._colour else text,
@@ -63,6 +63,8 @@ class Screen:
             )
         except BrokenPipeError:
             self._stream = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
+        except OSError:
+            return  # the disk may have room again for the next line
 
     def voters(self, voters: Sequence[VoterInfo]) -> None:
         """Show who votes, and in plain words what each has not demonstrated."""

@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         "--model-repository", type=Path, default=Path("model_repository"), help="what Triton loads"
     )
     parser.add_argument(
+        "--triton-venv", type=Path, default=None, help="Triton's environment (default: venv-triton in there)"
+    )
+    parser.add_argument(
         "--gateway-arg", action="append", default=[], help="handed to the simulator; repeatable"
     )
     parser.add_argument(
@@ -88,6 +91,7 @@ def main() -> int:
         config=arguments.config,
         build_dir=arguments.build_dir,
         model_repository=arguments.model_repository,
+        triton_venv=arguments.triton_venv,
         gateway_arguments=tuple(arguments.gateway_arg),
         strategy_arguments=tuple(arguments.strategy_arg),
     )

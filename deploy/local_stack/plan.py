@@ -31,6 +31,7 @@ class Options:
         config: Strategy configuration on top of the defaults; None for the defaults alone.
         build_dir: Where runs, logs and the embedded database go.
         model_repository: What Triton loads.
+        triton_venv: Triton's environment; None for the one in build_dir.
         gateway_arguments: Handed to the simulator as they are.
         strategy_arguments: Handed to the strategy as they are.
     """
@@ -46,6 +47,7 @@ class Options:
     config: Path | None = None
     build_dir: Path = DEFAULT_BUILD_DIR
     model_repository: Path = Path("model_repository")
+    triton_venv: Path | None = None
     gateway_arguments: tuple[str, ...] = ()
     strategy_arguments: tuple[str, ...] = field(default=())
 
@@ -88,7 +90,7 @@ def triton(options: Options, folder: Path) -> Service:
         "--model-repository",
         str(options.model_repository.resolve()),
         "--venv",
-        str(options.build_dir.resolve() / "venv-triton"),
+        str((options.triton_venv or options.build_dir / "venv-triton").resolve()),
         "--grpc-port",
         "0",
     )
@@ -150,6 +152,9 @@ def strategy(
     )
     if not options.database_url:
         command += ["--look", 'make psql SQL="{sql}"']  # starts the embedded Postgres again
+    if options.build_dir != DEFAULT_BUILD_DIR:  # else the configuration's word counts
+        settings["journal.spool_dir"] = str(options.build_dir / "spool")
+        settings["control.kill_file"] = str(options.build_dir / "KILL")
     if options.config is not None:
         command += ["--config", str(options.config)]
     symbols = options.symbols

@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +24,19 @@ class StackError(Exception):
     """Something that keeps the stack from running; the message says what to do."""
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to stop this child when the stack dies, however it dies (Linux only)."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    except (AttributeError, OSError):  # not Linux: Ctrl-C and exit still stop the children
-        return
+def dies_with_parent() -> Callable[[], None] | None:
+    """Return a preexec function: the kernel stops the child when we die, however we die (Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return None  # Ctrl-C and exit still stop the children
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return ask
 
 
 @dataclass(slots=True)
@@ -55,6 +63,7 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: dict[str, Any] = field(default_factory=dict)
     _process: asyncio.subprocess.Process | None = None
+    _log_start: int = 0
 
     @property
     def ready_file(self) -> Path:
@@ -84,19 +93,11 @@ class Service:
         command = self.command
         if self.ready and self.restart_command is not None:
             command = self.restart_command(self.ready)
-        self.ready_file.unlink(missing_ok=True)
-        with self.log_file.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                "--ready-file",
-                str(self.ready_file),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self.environment},
-                start_new_session=True,  # Ctrl-C must reach the strategy first, not everyone at once
-                preexec_fn=_die_with_parent,
-            )
+        try:
+            await self._launch(command)
+        except OSError as error:
+            raise StackError(f"{self.name} cannot be started: {error}") from error
+        assert self._process is not None
         while not self.ready_file.exists():
             if self._process.returncode is not None:
                 raise StackError(f"{self.name} did not start: {self.last_words()} (log: {self.log_file})")
@@ -109,6 +110,22 @@ class Service:
             await asyncio.sleep(_POLL_S)
         self.ready = json.loads(self.ready_file.read_text())
         return time.monotonic() - began
+
+    async def _launch(self, command: Sequence[str]) -> None:
+        self.ready_file.unlink(missing_ok=True)
+        with self.log_file.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                "--ready-file",
+                str(self.ready_file),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
+                start_new_session=True,  # Ctrl-C must reach the strategy first, not everyone at once
+                preexec_fn=dies_with_parent(),
+            )
 
     async def wait(self) -> int:
         """Wait until it ends; return its exit status."""
@@ -133,10 +150,11 @@ class Service:
             return
 
     def last_words(self) -> str:
-        """Return the `error:` line of the log, or else its last lines."""
+        """Return the `error:` line that its latest start logged, or else its last lines."""
         if not self.log_file.exists():
             return "it wrote nothing"
         with self.log_file.open(errors="replace") as log:
+            log.seek(self._log_start)
             lines = deque((line.strip() for line in log if line.strip()), maxlen=200)
         for line in reversed(lines):
             if line.startswith("error:"):

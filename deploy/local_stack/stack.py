@@ -15,11 +15,14 @@ from typing import Any
 
 from local_stack import plan
 from local_stack.plan import Options
-from local_stack.process import Service, StackError, _die_with_parent
+from local_stack.process import Service, StackError, dies_with_parent
 from local_stack.supervisor import Supervisor
+from triton_server.leftovers import sweep_dead
 
-_STRATEGY_STOP_S = 20.0
+_STRATEGY_STOP_S = 30.0
 _KEPT_RUNS = 20
+INTERRUPTED = 130
+"""Exit status of shells after Ctrl-C; a run that traded and was stopped ends with the strategy's."""
 
 
 class Stack:
@@ -41,11 +44,21 @@ class Stack:
         self._interrupted = asyncio.Event()
         runs = options.build_dir / "runs"
         self.folder = runs / time.strftime(f"%Y%m%dT%H%M%SZ-{os.getpid()}", time.gmtime())
-        self.folder.mkdir(parents=True)
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise StackError(
+                f"{self.folder} cannot be made ({error.strerror}): free space, correct its rights, "
+                "or give --build-dir another folder"
+            ) from error
         _forget_old_runs(runs)
 
     async def run(self) -> int:
-        """Run the session; return the exit status for the shell."""
+        """Run the session; return the exit status for the shell.
+
+        Raises:
+            StackError: A server could not start; everything that ran was stopped.
+        """
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signal_number, self._interrupt)
@@ -58,22 +71,26 @@ class Stack:
             if not work.done():
                 work.cancel()
                 await asyncio.wait({work})
-            if work.cancelled():
-                return 0
-            return work.result()
+            return INTERRUPTED if work.cancelled() else self._ended(work.result())
         finally:
             stop.cancel()
             await self._stop_all()
 
     def _interrupt(self) -> None:
         self._interrupts += 1
+        trading = self._strategy is not None and self._strategy.returncode is None
         if self._interrupts == 1:
-            self._say("stopping (once more to stop at once)")
+            self._say("stopping (once more kills the strategy at once)" if trading else "stopping")
             self._interrupted.set()
-            if self._strategy is not None and self._strategy.returncode is None:
-                self._strategy.send_signal(signal.SIGINT)
-        elif self._strategy is not None and self._strategy.returncode is None:
-            self._strategy.kill()
+        if self._strategy is not None and trading:
+            # Not SIGINT: while it still loads, Python would answer that with a traceback.
+            self._strategy.send_signal(signal.SIGTERM if self._interrupts == 1 else signal.SIGKILL)
+
+    def _ended(self, status: int) -> int:
+        if status >= 0:
+            return status
+        self._say(f"strategy: killed by {signal.Signals(-status).name}")
+        return INTERRUPTED if self._interrupts else 128 - status
 
     async def _start_and_trade(self) -> int:
         options = self._options
@@ -134,16 +151,18 @@ class Stack:
             stdin=asyncio.subprocess.DEVNULL,
             env=plan.strategy_environment(database_url),
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=dies_with_parent(),
         )
         return await self._strategy.wait()
 
     async def _stop_all(self) -> None:
         await self._supervisor.stop()
         if self._strategy is not None and self._strategy.returncode is None:
+            self._say(f"strategy: did not stop within {_STRATEGY_STOP_S:.0f} s; killed")
             self._strategy.kill()
             await self._strategy.wait()
         await asyncio.gather(*(service.stop() for service in self._services))
+        sweep_dead()  # the shared memory of a Triton that had to be killed
         if self._services:
             self._say(f"stopped {', '.join(service.name for service in self._services)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 
 from local_stack.process import Service, StackError
@@ -41,20 +42,22 @@ class Supervisor:
             status = await service.wait()
             if self._stopping:
                 return
-            why = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-            self._say(f"{service.name}: gone ({why})")
+            why = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            self._say(f"    ! {service.name}: died ({why}); starting it again")
             backoff_s = _FIRST_BACKOFF_S
             while True:
                 restarts += 1
                 if service.restart_command is None or restarts > _MAX_RESTARTS:
-                    self._say(f"{service.name}: not restarted again; see {service.log_file}")
+                    self._say(
+                        f"    ! {service.name}: not started again after {restarts - 1} times; see {service.log_file}"
+                    )
                     return
                 await asyncio.sleep(backoff_s)
                 try:
                     took_s = await service.start()
                 except StackError as error:
-                    self._say(f"{service.name}: restart failed: {error}")
+                    self._say(f"    ! {error}")
                     backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
                     continue
-                self._say(f"{service.name}: back at {service.address} after {took_s:.1f} s")
+                self._say(f"{service.name}: healthy again at {service.address} after {took_s:.1f} s")
                 break

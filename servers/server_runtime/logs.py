@@ -5,11 +5,12 @@ and all but the ends of an account number are masked, in tracebacks and in the r
 libraries that log through the standard library too.
 """
 
+import contextlib
 import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -31,6 +32,25 @@ class _Handler(logging.StreamHandler[TextIO]):
     """The handler of ours on the root logger, so that configuring again replaces only it."""
 
 
+class _CalmStream:
+    """A stream whose troubles (a full disk, a closed pipe) are never those of the program that logs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
 def configure(name: str, *, json: bool, level: str = "info", stream: TextIO | None = None) -> None:
     """Send every log line of this process to one stream, in one form.
 
@@ -46,7 +66,7 @@ def configure(name: str, *, json: bool, level: str = "info", stream: TextIO | No
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None or number == logging.NOTSET:
         raise ValueError(f"log level {level!r} is unknown: use debug, info, warning, error or critical")
-    target = stream if stream is not None else sys.stderr
+    target = cast(TextIO, _CalmStream(stream if stream is not None else sys.stderr))
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         _named(name),

@@ -6,3 +6,4 @@ from postgres_fixture import (  # noqa: F401 - fixtures
     postgres_url,
     reachable_tmp,
 )
+from stack_process import stacks  # noqa: F401 - a fixture
