@@ -103,13 +103,23 @@ def postgres_server(
 @pytest.fixture
 def postgres_url(postgres_server: PostgresAddress, postgres_programs: PostgresPrograms) -> str:
     """The address of an empty database of this test's own."""
+    return _empty_database(postgres_server, postgres_programs)
+
+
+@pytest.fixture
+def another_postgres_url(postgres_server: PostgresAddress, postgres_programs: PostgresPrograms) -> str:
+    """The address of another empty database."""
+    return _empty_database(postgres_server, postgres_programs)
+
+
+def _empty_database(server: PostgresAddress, programs: PostgresPrograms) -> str:
     name = f"test_{uuid.uuid4().hex}"
-    parts = urlsplit(postgres_server.database_url)
+    parts = urlsplit(server.database_url)
     assert parts.hostname
     assert parts.username
     subprocess.run(
         [
-            postgres_programs.folder / "createdb",
+            programs.folder / "createdb",
             "-h",
             parts.hostname,
             "-p",

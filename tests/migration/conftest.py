@@ -1,5 +1,5 @@
 from postgres_fixture import (  # noqa: F401 - fixtures
-    own_postgres,
+    another_postgres_url,
     postgres_programs,
     postgres_server,
     postgres_template,
