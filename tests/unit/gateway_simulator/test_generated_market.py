@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -83,8 +85,8 @@ def test_the_book_has_ten_levels_that_never_cross() -> None:
         assert len(bids) == len(asks) == BOOK_LEVELS
         assert bids[0] == (step.bid, step.bid_size)
         assert asks[0] == (step.ask, step.ask_size)
-        assert all(one[0] > two[0] for one, two in zip(bids, bids[1:], strict=False))
-        assert all(one[0] < two[0] for one, two in zip(asks, asks[1:], strict=False))
+        assert all(one[0] > two[0] for one, two in pairwise(bids))
+        assert all(one[0] < two[0] for one, two in pairwise(asks))
         assert bids[0][0] < asks[0][0]
         assert min(size for _, size in (*bids, *asks)) >= 100
 
