@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import grpc
 import structlog
 
 from triton_server import ServerFailed, UnusableInput
@@ -26,6 +27,7 @@ __all__ = ["Launcher", "LauncherOptions", "unavailable_reason"]
 log = structlog.get_logger(__name__)
 
 _PORT_ATTEMPTS = 3
+_EXIT_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,8 @@ class Launcher:
         models = find_models(options.repository, options.models)
         ports = choose_ports(options.host, options.ports)
         for path in filter(None, (options.ready_file, options.log_file)):
-            _check_writable(path)
-        # An empty or an earlier server's file would say that this one is ready.
+            _check_folder(path)
+        # An earlier server's file would say that this one is ready.
         _remove(options.ready_file)
         directory = make_directory()
         try:
@@ -158,14 +160,15 @@ class Launcher:
         metrics = (settings.host, settings.ports.metrics)
         if not (await probe.wait_ready(timeout_s) and await wait_metrics(*metrics, timeout_s)):
             return self._failed(server.failure_reason(), f"was not ready within {timeout_s:.0f} s")
-        models = await probe.served_models()
-        for model in models:
-            result = await probe.infer(model, timeout_s)
-            if result.health is not Health.ANSWERED:
-                return self._failed(
-                    f"model {model.name} version {model.version}: {result.detail}",
-                    "doesn't compute a row of zeros",
-                )
+        try:
+            models = await probe.served_models()
+            failure = await _warm_up(probe, models, timeout_s)
+        except grpc.aio.AioRpcError as e:
+            failure = e.details() or e.code().name
+        if failure is not None:
+            # A server that is on its way out gives a better reason: its exit ends this task.
+            await asyncio.sleep(_EXIT_GRACE_S)
+            return self._failed(failure, "doesn't compute a row of zeros")
         self._was_ready = True
         address = f"{settings.host}:{settings.ports.grpc}"
         names = ", ".join(f"{model.name}/{model.version}" for model in models)
@@ -185,6 +188,15 @@ class Launcher:
         raise ServerFailed(f"tritonserver {what}: {reason}")
 
 
+async def _warm_up(probe: TritonProbe, models: Sequence[ServedModel], timeout_s: float) -> str | None:
+    """Have every model compute once; give what went wrong."""
+    for model in models:
+        result = await probe.infer(model, timeout_s)
+        if result.health is not Health.ANSWERED:
+            return f"model {model.name} version {model.version}: {result.detail}"
+    return None
+
+
 def _write_ready_file(
     path: Path, server_pid: int, settings: ServerSettings, models: Sequence[ServedModel]
 ) -> None:
@@ -201,11 +213,12 @@ def _write_ready_file(
     partial.replace(path)
 
 
-def _check_writable(path: Path) -> None:
-    try:
-        path.touch()
-    except OSError as e:
-        raise UnusableInput(f"can't write {path}: {e.strerror}") from e
+def _check_folder(path: Path) -> None:
+    """Check that a file can be written without making it: a ready file that exists means ready."""
+    if path.is_dir():
+        raise UnusableInput(f"can't write {path}: it is a folder; name a file")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise UnusableInput(f"can't write {path}: its folder is missing or read-only")
 
 
 def _remove(path: Path | None) -> None:
