@@ -130,6 +130,8 @@ def _auc_estimate(
     score: NDArray[np.float64], label: NDArray[np.int8], blocks: NDArray[np.int64], draws: NDArray[np.float64]
 ) -> Estimate:
     moved = label != 1
+    if len(np.unique(label[moved])) < 2:
+        return Estimate(0.5, 0.0, 1.0)  # without both classes nothing is known
     _, group = np.unique(score[moved], return_inverse=True)
     positive, inside = label[moved] == 2, blocks[moved]
     aucs = [_grouped_auc(group, positive, draw[inside]) for draw in draws]

@@ -111,6 +111,14 @@ def test_against_the_median_of_the_day_a_common_drift_counts_for_nothing() -> No
     assert label.tolist() == [0, 1, 2, 0, 1, 2]
 
 
+def test_without_both_classes_nothing_is_known_about_order() -> None:
+    label = np.asarray([2, 2, 1, 2], np.int8)
+    naive = np.tile([1 / 3, 1 / 3, 1 / 3], (4, 1))
+    measured = evaluate(forecasts(np.asarray([0.2, 0.3, 0.4, 0.3])), label, label, np.arange(4), 4, naive)
+    assert (measured.auc.low, measured.auc.high) == (0.0, 1.0)
+    assert not measured.demonstrated_skill
+
+
 def test_rank_correlation_sees_order_only() -> None:
     assert rank_correlation(np.asarray([1.0, 2, 3]), np.asarray([1.0, 10, 1000])) == pytest.approx(1)
     assert rank_correlation(np.asarray([1.0, 2, 3]), np.asarray([3.0, 2, 1])) == pytest.approx(-1)
