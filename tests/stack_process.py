@@ -276,6 +276,7 @@ class StackFactory:
         """End everything and remove every folder."""
         for one in self._started:
             one.destroy()
+            print(one.text, *one.errors, sep="\n")  # pytest shows it when the test failed
         shutil.rmtree(self._root, ignore_errors=True)
 
 

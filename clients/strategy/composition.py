@@ -93,7 +93,7 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
 
     def recording(text: str) -> None:
         if engine is None:
-            screen.attention(f"journal: {text}")
+            screen.line(f"journal: {text}")
         else:
             engine.on_recording(text)
 
