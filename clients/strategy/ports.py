@@ -160,10 +160,13 @@ class Broker(Protocol):
         """
 
     def cancel(self, order_ref: str) -> bool:
-        """Ask to cancel one working order; False when no such order is known."""
+        """Ask to cancel one working order; False when it is unknown or done, or nobody can be asked now."""
 
     def cancel_all(self) -> int:
-        """Ask to cancel every working order of this account; return how many are known."""
+        """Ask to cancel every working order of this account; return how many are known.
+
+        While nobody can be asked the wish is kept, and sent as soon as the connection is back.
+        """
 
     async def close(self) -> None:
         """Disconnect for good."""
