@@ -16,9 +16,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -28,15 +26,14 @@ from journal.batches import Batch
 from journal.connection import address_of
 from journal.delivery import Delivery
 from journal.errors import JournalError, SettingsError, SpoolError, explain
+from journal.queues import RowQueues
 from journal.replay import Replay
 from journal.spool import Spool
 from journal.stats import JournalStats, TableStats
-from journal.tables import BY_NAME, BY_ROW_TYPE, RUNS, TABLES, Table
+from journal.tables import BY_NAME, RUNS
+from journal.unflushed import UnflushedTelemetry
 
 FLUSH_INTERVAL_S = 0.1
-FLUSH_ROWS = 2000
-FLUSH_BYTES = 256 * 1024
-SLICE_ROWS = 128  # encoded without giving the loop back: ~0.2 ms
 GROUP_BYTES = 4 * 1024 * 1024
 PENDING_BYTES = 32 * 1024 * 1024
 HELD_BYTES = 64 * 1024 * 1024
@@ -46,26 +43,6 @@ BACKOFF_LAST_S = 5.0
 REJECTED_BYTES = 16 * 1024 * 1024
 
 _log = structlog.get_logger("journal")
-
-
-class _Queue:
-    """Rows of one table that wait to be encoded."""
-
-    __slots__ = ("encode", "limit", "rows", "table")
-
-    def __init__(self, table: Table, run_id: str, limit: int) -> None:
-        self.table = table
-        self.rows: deque[Any] = deque()
-        self.encode = codec.row_encoder(table, run_id)
-        self.limit = limit
-
-
-@dataclass(slots=True)
-class _Unflushed:
-    """Telemetry that Postgres has committed but perhaps not brought to its disk."""
-
-    batches: list[Batch]
-    wal_position: int | None = None  # on the server's disk once it has flushed up to here
 
 
 class Journal:
@@ -88,32 +65,25 @@ class Journal:
         self._on_state = on_state
         self._last_state = ""
         self._last_error = ""
-        limits = {table.name: queue_rows if table.telemetry else 0 for table in TABLES}
-        self._queues = {
-            row_type: _Queue(table, run.run_id, limits[table.name]) for row_type, table in BY_ROW_TYPE.items()
-        }
-        self._recorded: Counter[str] = Counter()
+        self._queues = RowQueues(run.run_id, spool.writer_id, queue_rows, self._reject)
         self._written: Counter[str] = Counter()
-        self._dropped: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
         self._rejected_bytes = 0
         self._pending: deque[Batch] = deque()
         self._pending_bytes = 0
         self._in_flight: list[Batch] = []
-        self._unflushed: deque[_Unflushed] = deque()
-        self._unflushed_bytes = 0
+        self._unflushed = UnflushedTelemetry()
         self._held: deque[Batch] = deque()  # the disk takes nothing: in memory, bounded
         self._held_bytes = 0
         self._collecting = False
-        self._retreating = False
-        self._batch_count = 0
+        self._settled = asyncio.Event()  # not bringing batches to the disk right now
+        self._settled.set()
         self._delivery: Delivery | None = None
         self._replay = Replay(spool)
         self._known_days: set[tuple[str, int]] = set()
         self._collect_now = asyncio.Event()
         self._send_now = asyncio.Event()
         self._first_attempt = asyncio.Event()
-        self._closing = False
         self._ended = False
         # Two threads: an intent never waits behind telemetry going to a slow disk.
         self._durable_disk = ThreadPoolExecutor(1, thread_name_prefix="journal-durable")
@@ -173,13 +143,15 @@ class Journal:
         """
         if self._ended:
             return 0
-        self._closing = True
-        if self._delivery is not None:
-            await self.flush(timeout_s)
+        if self._delivery is not None and not await self.flush(timeout_s):
+            self._drop_connection()
         self._ended = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        collector, sender = self._tasks
+        self._collect_now.set()
+        await collector
+        await self._settled.wait()  # a batch between memory and disk must arrive there
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)
         await self._collect_all(to_disk=True)
         if self._delivery is not None:
             await self._end_run(self._delivery)
@@ -199,7 +171,7 @@ class Journal:
         lost = sum(batch.row_count for batch in self._held)
         if lost:
             for batch in self._held:
-                self._dropped[batch.table] += batch.row_count
+                self._queues.dropped[batch.table] += batch.row_count
             self._say(f"{lost} rows are lost: neither Postgres nor the spool {self._spool.root} took them")
         if left:
             self._say(f"{left} rows stay in the spool {self._spool.root}; they are written at the next start")
@@ -225,19 +197,9 @@ class Journal:
         Raises:
             TypeError: It is no row of journal.rows (a mistake in the program).
         """
-        queue = self._queues.get(type(row))
-        if queue is None or self._ended:
-            raise TypeError(
-                f"cannot record a {type(row).__name__}: {'closed' if self._ended else 'no such table'}"
-            )
-        name = queue.table.name
-        self._recorded[name] += 1
-        waiting = queue.rows
-        if queue.limit and len(waiting) >= queue.limit:
-            self._dropped[name] += 1
-            return
-        waiting.append(row)
-        if len(waiting) == FLUSH_ROWS:
+        if self._ended:
+            raise TypeError(f"cannot record a {type(row).__name__}: the journal is closed")
+        if self._queues.add(row):
             self._collect_now.set()
 
     async def record_durably(self, row: rows.Row) -> None:
@@ -246,27 +208,20 @@ class Journal:
         Raises:
             JournalError: The disk did not take it: do not send the order.
         """
-        queue = self._queues.get(type(row))
-        if queue is None or self._ended:
-            raise TypeError(
-                f"cannot record a {type(row).__name__}: {'closed' if self._ended else 'no such table'}"
-            )
+        if self._ended:
+            raise TypeError(f"cannot record a {type(row).__name__}: the journal is closed")
+        batch = self._queues.single(row)
         # Shielded: once the disk may have it, it must go on to Postgres even if the caller gives up.
-        await asyncio.shield(asyncio.ensure_future(self._record_durably(queue, row)))
+        await asyncio.shield(asyncio.ensure_future(self._make_durable(batch)))
 
-    async def _record_durably(self, queue: _Queue, row: rows.Row) -> None:
-        try:
-            encoded = queue.encode(row)
-        except (TypeError, ValueError) as error:
-            raise JournalError(f"a row for {queue.table.name} cannot be recorded: {error}") from error
-        batch = self._batch(queue.table, [row], [encoded], on_disk=True)
+    async def _make_durable(self, batch: Batch) -> None:
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._durable_disk, lambda: self._spool.append(batch, durable=True))
         except SpoolError as error:
             self._note_error(str(error))
             raise
-        self._recorded[queue.table.name] += 1
+        self._queues.recorded[batch.table] += 1
         if self._delivery is not None:
             self._push(batch)
         else:
@@ -276,8 +231,8 @@ class Journal:
         """Return how recording stands."""
         spooled = self._spool.waiting_rows()
         tables = {}
-        for name, recorded in sorted(self._recorded.items()):
-            written, dropped, rejected = self._written[name], self._dropped[name], self._rejected[name]
+        for name, recorded in sorted(self._queues.recorded.items()):
+            written, dropped, rejected = self._written[name], self._queues.dropped[name], self._rejected[name]
             queued = max(0, recorded - written - dropped - rejected - spooled[name])
             tables[name] = TableStats(recorded, written, spooled[name], queued, dropped, rejected)
         return JournalStats(
@@ -291,7 +246,7 @@ class Journal:
     # --- collector: rows to batches --------------------------------------------------------------
 
     async def _collect_forever(self) -> None:
-        while True:
+        while not self._ended:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._collect_now.wait(), FLUSH_INTERVAL_S)
             self._collect_now.clear()
@@ -302,39 +257,11 @@ class Journal:
             self._collecting = False
 
     async def _collect_all(self, *, to_disk: bool) -> None:
-        for queue in self._queues.values():
-            while queue.rows:
-                batch = await self._encode(queue)
-                if batch is None:
-                    continue
-                if not to_disk and self._delivery is not None and self._pending_bytes < PENDING_BYTES:
-                    self._push(batch)
-                else:
-                    await self._to_spool(batch)
-
-    async def _encode(self, queue: _Queue) -> Batch | None:
-        taken: list[Any] = []
-        encoded: list[bytes] = []
-        size = 0
-        while queue.rows and len(encoded) < FLUSH_ROWS and size < FLUSH_BYTES:
-            for _ in range(min(SLICE_ROWS, len(queue.rows))):
-                row = queue.rows.popleft()
-                try:
-                    encoded.append(queue.encode(row))
-                    taken.append(row)
-                    size += len(encoded[-1])
-                except Exception as error:  # noqa: BLE001 - whatever is wrong with one row must not stop the others
-                    self._reject(queue.table.name, 1, repr(row).encode(), f"cannot be encoded: {error}")
-            await asyncio.sleep(0)
-        return self._batch(queue.table, taken, encoded) if encoded else None
-
-    def _batch(self, table: Table, taken: list[Any], encoded: list[bytes], *, on_disk: bool = False) -> Batch:
-        self._batch_count += 1
-        batch_id = UUID(bytes=self._spool.writer_id + self._batch_count.to_bytes(8, "big"))
-        if not table.telemetry:
-            return Batch(batch_id, table.name, len(encoded), codec.json_payload(encoded), on_disk=on_disk)
-        days = tuple(sorted({codec.day_of(row, table) for row in taken}))
-        return Batch(batch_id, table.name, len(encoded), codec.copy_payload(encoded), days, on_disk=on_disk)
+        async for batch in self._queues.batches():
+            if not to_disk and self._delivery is not None and self._pending_bytes < PENDING_BYTES:
+                self._push(batch)
+            else:
+                await self._to_spool(batch)
 
     def _push(self, batch: Batch) -> None:
         self._pending.append(batch)
@@ -356,7 +283,7 @@ class Journal:
         except SpoolError as error:
             self._note_error(str(error))
             if telemetry or self._held_bytes + len(batch.payload) > HELD_BYTES:
-                self._dropped[batch.table] += batch.row_count
+                self._queues.dropped[batch.table] += batch.row_count
             else:
                 self._held.append(batch)
                 self._held_bytes += len(batch.payload)
@@ -372,15 +299,12 @@ class Journal:
 
     async def _retreat(self) -> None:
         """Postgres is away: bring everything that was on its way to the local disk."""
-        batches = [*self._in_flight, *self._pending]
-        for item in self._unflushed:
-            # The server may have crashed and forgotten them; if not, they are skipped.
-            for batch in item.batches:
-                self._written[batch.table] -= batch.row_count
-            batches += item.batches
-        self._unflushed.clear()
-        self._unflushed_bytes = 0
-        self._retreating = True
+        # The server may have crashed and forgotten the unflushed ones; those it has are skipped.
+        unflushed = self._unflushed.take()
+        for batch in unflushed:
+            self._written[batch.table] -= batch.row_count
+        batches = [*unflushed, *self._in_flight, *self._pending]
+        self._settled.clear()
         self._in_flight = []
         self._pending.clear()
         self._pending_bytes = 0
@@ -388,7 +312,7 @@ class Journal:
         await loop.run_in_executor(self._disk, self._spool.orphan_all)
         for batch in batches:
             await self._to_spool(batch)
-        self._retreating = False
+        self._settled.set()
 
     def _reject(self, table: str, row_count: int, payload: bytes, reason: str) -> None:
         self._rejected[table] += row_count
@@ -419,14 +343,17 @@ class Journal:
             except Exception as error:  # noqa: BLE001 - whatever it is, recording must go on: to the spool
                 if not isinstance(error, JournalError | TimeoutError):
                     _log.exception("journal: unexpected, recording goes on", run_id=self._run_id)
-                if self._delivery is not None:
-                    self._delivery.terminate()
-                    self._delivery = None
+                self._drop_connection()
                 self._note_error(f"{explain(error, self._where)}; rows go to the spool {self._spool.root}")
                 await self._retreat()
             self._first_attempt.set()
             await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
             backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
+
+    def _drop_connection(self) -> None:
+        if self._delivery is not None:
+            self._delivery.terminate()
+            self._delivery = None
 
     async def _send(self, delivery: Delivery) -> None:
         """Write until the connection breaks.
@@ -442,7 +369,7 @@ class Journal:
             else:
                 self._send_now.clear()
                 if self._unflushed:
-                    await self._check_flushed(delivery)
+                    self._unflushed.note(*await delivery.wal_positions())
                 if not self._pending:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._send_now.wait(), 1.0)
@@ -457,24 +384,13 @@ class Journal:
             size += len(batch.payload)
         self._pending_bytes -= size
         # Too much that a crash of the server would lose: wait for its disk.
-        waits = self._unflushed_bytes > PENDING_BYTES
+        waits = self._unflushed.size_bytes > PENDING_BYTES
         await self._deliver(delivery, self._in_flight, self._run_id, telemetry_waits=waits)
         telemetry = [batch for batch in self._in_flight if BY_NAME[batch.table].telemetry]
         self._in_flight = []
         if telemetry:
-            self._unflushed.append(_Unflushed(telemetry))
-            self._unflushed_bytes += sum(len(batch.payload) for batch in telemetry)
-            await self._check_flushed(delivery)
-
-    async def _check_flushed(self, delivery: Delivery) -> None:
-        """Let go of telemetry that is on the server's disk."""
-        inserted, flushed = await delivery.wal_positions()
-        for item in self._unflushed:
-            if item.wal_position is None:
-                item.wal_position = inserted
-        while self._unflushed and (self._unflushed[0].wal_position or 0) <= flushed:
-            gone = self._unflushed.popleft()
-            self._unflushed_bytes -= sum(len(batch.payload) for batch in gone.batches)
+            self._unflushed.add(telemetry)
+            self._unflushed.note(*await delivery.wal_positions())
 
     async def _deliver(
         self, delivery: Delivery, batches: list[Batch], run_id: str, *, telemetry_waits: bool
@@ -514,13 +430,13 @@ class Journal:
         except JournalError as error:
             self._note_error(str(error))
         else:
-            self._unflushed.clear()
+            self._unflushed.take()
 
     def _idle(self) -> bool:
         return (
-            not any(queue.rows for queue in self._queues.values())
+            not self._queues
             and not self._collecting
-            and not self._retreating
+            and self._settled.is_set()
             and not self._replay.pending
             and not self._pending
             and not self._in_flight
