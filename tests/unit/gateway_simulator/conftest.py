@@ -20,7 +20,6 @@ CON_ID = 1001
 START_NS = 1_741_786_200 * NS_PER_S  # 2025-03-12 09:30 in New York
 BAR_NS = 60 * NS_PER_S
 STEP_NS = 5 * NS_PER_S
-Quote = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,17 @@ def scripted_session(*quotes: tuple[float, float, float]) -> Session:
     paths = ScriptedPaths(quotes)
     starts = START_NS + np.arange(-1, 2, dtype=np.int64) * BAR_NS
     rows = [[step.trade_price for step in paths.steps(bar)] for bar in range(3)]
-    columns = [np.array([pick(row) for row in rows]) for pick in (lambda r: r[0], max, min, lambda r: r[-1])]
     series = Series(
-        Instrument(CON_ID, "TEST"), starts, starts + BAR_NS, *columns, np.full(3, 120.0), first=1, paths=paths
+        Instrument(CON_ID, "TEST"),
+        starts,
+        starts + BAR_NS,
+        np.array([row[0] for row in rows]),
+        np.array([max(row) for row in rows]),
+        np.array([min(row) for row in rows]),
+        np.array([row[-1] for row in rows]),
+        np.full(3, 120.0),
+        first=1,
+        paths=paths,
     )
     return Session(
         source="recorded: test",

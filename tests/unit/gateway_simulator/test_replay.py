@@ -107,9 +107,11 @@ def test_a_path_made_from_a_bar_prints_exactly_that_bar(
     opened: float, close: float, up: float, down: float, volume: int, spread_bps: float
 ) -> None:
     high, low = max(opened, close) + up, min(opened, close) - down
-    columns = [np.array([value]) for value in (opened, high, low, close, float(volume))]
+    o, h, low_column, c, v = (np.array([value]) for value in (opened, high, low, close, float(volume)))
     start = np.array([0], np.int64)
-    paths = SynthesizedPaths(start, start + 300 * NS_PER_S, *columns, 5 * NS_PER_S, 0.01, spread_bps)
+    paths = SynthesizedPaths(
+        start, start + 300 * NS_PER_S, o, h, low_column, c, v, 5 * NS_PER_S, 0.01, spread_bps
+    )
     steps = paths.steps(0)
     prices = [step.trade_price for step in steps]
     assert (prices[0], max(prices), min(prices), prices[-1]) == (opened, high, low, close)
