@@ -172,6 +172,7 @@ def _connection(config: StrategyConfig) -> IbkrConnection:
         gateway.port,
         gateway.client_id,
         account=gateway.account,
+        paper_only=config.trading.mode == "paper",
         connect_timeout_s=gateway.connect_timeout_s,
     )
 

@@ -32,6 +32,7 @@ from strategy.trading_state import TradingGate
 _log = structlog.get_logger(__name__)
 
 _DONE = frozenset({"Filled", "Cancelled", "ApiCancelled", "Inactive"})
+_UNCONFIRMED = "Unconfirmed"
 _CANCEL_TIMEOUT_S = 3.0
 
 
@@ -221,6 +222,8 @@ class OrderDesk:
             self._working.pop(event.order_ref, None)
         elif intent_id_of(event.order_ref):
             order = self._working.get(event.order_ref)
+            if order is None and event.status == _UNCONFIRMED:
+                return  # neither the broker's open orders nor we know it as working
             if order is None:
                 role = self._role(event.order_ref, event.con_id)
                 order = _Working(event.order_ref, event.con_id, role, event.remaining)

@@ -184,6 +184,19 @@ async def test_an_account_that_is_not_managed_is_refused_without_being_shown() -
         assert "U7654321" not in str(refused.value)
 
 
+async def test_on_paper_an_account_with_real_money_is_refused() -> None:
+    async with World(SLOW) as world:
+        world.gateway.account.number = "U7654321"
+        broker = IbkrBroker(world.new_connection())
+        with pytest.raises(
+            BrokerError, match=r"account \*\*\*321 trades real money and this run is on paper"
+        ):
+            await broker.connect(Recorder())
+        live = IbkrBroker(world.new_connection(paper_only=False))
+        await live.connect(Recorder())
+        assert live.state is ConnectionState.READY
+
+
 async def test_a_global_cancel_while_away_is_sent_before_the_connection_is_ready_again() -> None:
     async with World(SLOW) as world:
         (aapl,) = await world.start("AAPL")

@@ -40,6 +40,9 @@ class ConnectionObserver(Protocol):
         """The session can be used; `resubscribe` when it carries none of the subscriptions."""
 
 
+_PAPER_PREFIX = "D"  # Interactive Brokers numbers paper accounts DU… and DF…
+
+
 class IbkrConnection:
     """One client id's connection to a gateway, kept up by itself once opened.
 
@@ -52,6 +55,7 @@ class IbkrConnection:
         port: Gateway's port.
         client_id: Fixed id of this strategy at the gateway, > 0 (0 would adopt manual orders).
         account: Account to trade; "" when the user manages only one.
+        paper_only: Refuse an account that is not a paper one.
         connect_timeout_s: Until when `open` must succeed, and how long one attempt may take.
         first_backoff_s: Pause before the second attempt; doubles up to `max_backoff_s`, with jitter.
         max_backoff_s: Longest pause between attempts.
@@ -72,6 +76,7 @@ class IbkrConnection:
         client_id: int,
         *,
         account: str = "",
+        paper_only: bool = True,
         connect_timeout_s: float = 10.0,
         first_backoff_s: float = 0.25,
         max_backoff_s: float = 15.0,
@@ -82,6 +87,7 @@ class IbkrConnection:
         self.host, self.port, self.client_id = host, port, client_id
         self.connect_timeout_s = connect_timeout_s
         self.account = account
+        self.paper_only = paper_only
         self.state = ConnectionState.DISCONNECTED
         self.reason = "not connected yet"
         self.monotonic_ns = monotonic_ns
@@ -185,6 +191,15 @@ class IbkrConnection:
         self._ready(session, resubscribe=True)
 
     def _choose_account(self, session: IbkrSession) -> str:
+        account = self._only_account(session)
+        if self.paper_only and not account.startswith(_PAPER_PREFIX):
+            raise UnusableAccountError(
+                f"account {redact_account(account)} trades real money and this run is on paper: connect to a "
+                "paper gateway (IB Gateway: port 4002), or switch live trading on twice"
+            )
+        return account
+
+    def _only_account(self, session: IbkrSession) -> str:
         accounts = session.state.accounts
         if self.account in accounts:
             return self.account
