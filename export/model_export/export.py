@@ -30,6 +30,11 @@ PARITY_LIMIT = 1e-4
 GAF_LIMIT = 1e-5
 DAILY_S = 86400
 _PARITY_WINDOWS = 256
+_METRICS_NOTE = (
+    "test split; intervals: 95%, block bootstrap over days; AUC: up against down, flat left out; "
+    "baseline: class shares of the training split at the bar size; pooled: all bar sizes together; "
+    "an AUC that is gone one bar later is prices bouncing between bid and ask"
+)
 
 
 def export(name: str, training: Training, series: list[Series], layout: Layout) -> cards.ModelCard:
@@ -38,44 +43,47 @@ def export(name: str, training: Training, series: list[Series], layout: Layout) 
     Raises:
         ParityError: The graph does not compute what the network computes.
     """
-    contract = MODELS[name]
-    path = layout.onnx(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    exporter = write_onnx(training.model, name, path)
     test = {b: thin(build_samples(series, b, Split.TEST), TEST_SAMPLES) for b in BAR_SIZES_S}
-    graph = Graph(path)
-    parity = measure_parity(training.model, graph, test)
-    measured = measure(graph, test, training.prior)
-    metrics: dict[str, Metrics] = measured[0]
-    placeholder = bool(training.facts["placeholder"])
-    skill = cards.has_skill(metrics) and not placeholder
-    statement = cards.statement_of(metrics, placeholder)
-    commit = cards.export_commit(layout.root)
-    card = cards.ModelCard(
-        **cards.describe_contract(contract),
-        data=cards.describe_data(series),
-        split=cards.describe_split(),
-        training={**training.facts, "exporter": exporter},
-        export_commit=commit,
-        artifact_sha256=cards.sha256_of(path),
-        parity=parity,
-        metrics={
-            "note": "test split; intervals: 95%, block bootstrap over days; AUC: up against down, flat left out; "
-            "baseline: class shares of the training split at the bar size; pooled: all bar sizes together; "
-            "an AUC that is gone one bar later is prices bouncing between bid and ask",
-            **{k: {**m.as_dict(), "p_up_minus_p_down": measured[1][k]} for k, m in metrics.items()},
-            "milliseconds_per_call": round(graph.milliseconds(nasty_windows()), 3),
-        },
-        demonstrated_skill=skill,
-        statement=statement,
+    with tempfile.TemporaryDirectory() as folder:
+        # Nothing in the model repository changes before the graph is proven and measured.
+        path = Path(folder) / "model.onnx"
+        exporter = write_onnx(training.model, name, path)
+        graph = Graph(path)
+        parity = measure_parity(training.model, graph, test)
+        metrics, spreads = measure(graph, test, training.prior)
+        placeholder = bool(training.facts["placeholder"])
+        card = cards.ModelCard(
+            **cards.describe_contract(MODELS[name]),
+            data=cards.describe_data(series),
+            split=cards.describe_split(),
+            training={**training.facts, "exporter": exporter},
+            export_commit=cards.export_commit(layout.root),
+            artifact_sha256=cards.sha256_of(path),
+            parity=parity,
+            metrics={
+                "note": _METRICS_NOTE,
+                **{k: {**m.as_dict(), "p_up_minus_p_down": spreads[k]} for k, m in metrics.items()},
+                "milliseconds_per_call": round(graph.milliseconds(nasty_windows()), 3),
+            },
+            demonstrated_skill=cards.has_skill(metrics) and not placeholder,
+            statement=cards.statement_of(metrics, placeholder),
+        )
+        _publish(path.read_bytes(), card, layout)
+    return card
+
+
+def _publish(graph: bytes, card: cards.ModelCard, layout: Layout) -> None:
+    """Write graph, configs and card into the model repository, one right after the other."""
+    contract, folder = MODELS[card.name], layout.model_dir(card.name)
+    values = triton_config.parameters(
+        card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
     )
-    cards.write_card(layout.card(name), card)
-    values = triton_config.parameters(card.artifact_sha256, commit, skill, statement)
-    folder = layout.model_dir(name)
+    layout.onnx(card.name).parent.mkdir(parents=True, exist_ok=True)
     (folder / "configs").mkdir(exist_ok=True)
+    layout.onnx(card.name).write_bytes(graph)
     (folder / "config.pbtxt").write_text(triton_config.config_text(contract, values, gpu=True))
     (folder / "configs" / "cpu.pbtxt").write_text(triton_config.config_text(contract, values, gpu=False))
-    return card
+    cards.write_card(layout.card(card.name), card)
 
 
 def write_onnx(model: nn.Module, name: str, path: Path) -> str:
