@@ -186,6 +186,7 @@ async def test_an_account_that_is_not_managed_is_refused_without_being_shown() -
 
 async def test_on_paper_an_account_with_real_money_is_refused() -> None:
     async with World(SLOW) as world:
+        assert world.gateway is not None
         world.gateway.account.number = "U7654321"
         broker = IbkrBroker(world.new_connection())
         with pytest.raises(
