@@ -232,7 +232,9 @@ class Engine:
     def on_order(self, event: OrderEvent) -> None:
         """An order changed."""
         self._desk.on_order(event)
-        if event.error_code not in _EXPECTED_CODES or event.status == "Inactive":
+        # An entry that is cancelled before it filled is news; cancelled stops and targets are not.
+        unfilled = event.status == "Cancelled" and not event.error_code and event.order_ref.endswith("/E")
+        if unfilled or event.error_code not in _EXPECTED_CODES or event.status == "Inactive":
             self._screen.order(self._market.symbol(event.con_id), event)
 
     def on_fill(self, fill: Fill) -> None:
@@ -270,6 +272,9 @@ class Engine:
 
     def on_trouble(self, kind: str, con_id: int, detail: str) -> None:
         """Something a person should know."""
+        symbol = self._market.symbol(con_id) if con_id else ""
+        if symbol not in detail:
+            detail = f"{symbol}: {detail}"
         _log.warning(kind, con_id=con_id, detail=detail)
         self._screen.attention(f"{kind}: {detail}")
         self._journal.record(RiskEventRow(kind, con_id, self._clock.wall_ns(), detail))
@@ -285,7 +290,7 @@ class Engine:
         _log.info("state", state=state.value, reason=reason)
         self._journal.record(RiskEventRow("state", 0, self._clock.wall_ns(), text))
         wanted = state in (TradingState.STARTING, TradingState.TRADING) or self._stop.is_set()
-        (self._screen.line if wanted else self._screen.attention)(f"state: {text}")
+        self._screen.state(state.value, reason, alarming=not wanted)
 
     def on_recording(self, text: str) -> None:
         """The journal says where rows go now."""

@@ -234,11 +234,7 @@ class OrderDesk:
     def on_reconciled(self, snapshot: BrokerSnapshot) -> None:
         """Take the broker's word for what is working; an order it does not name may have ended."""
         named = {order.order_ref: order for order in snapshot.working_orders if intent_id_of(order.order_ref)}
-        for ref in self._working.keys() - named.keys():
-            self.watcher.on_trouble(
-                "order missing", self._working[ref].con_id, f"{ref} is not among the broker's open orders"
-            )
-            del self._working[ref]
+        self._forget([ref for ref in self._working if ref not in named])
         for ref, order in named.items():
             role = self._role(ref, order.con_id, order.side)
             known = self._working.setdefault(ref, _Working(ref, order.con_id, role, Decimal(0)))
@@ -251,6 +247,20 @@ class OrderDesk:
             )
             self.watcher.on_trouble("foreign orders", 0, f"{len(foreign)} open orders are not ours: {names}")
         self._changed.set()
+
+    def _forget(self, refs: Sequence[str]) -> None:
+        """Drop what the broker does not have; one word per bracket to the watcher."""
+        legs: dict[str, list[_Working]] = {}
+        for ref in refs:
+            legs.setdefault(intent_id_of(ref) or ref, []).append(self._working.pop(ref))
+        for orders in legs.values():
+            roles = ", ".join(sorted(order.role for order in orders))
+            self.watcher.on_trouble(
+                "order missing",
+                orders[0].con_id,
+                f"{roles} ({orders[0].order_ref}) not among the broker's open orders: "
+                "it never arrived, or ended while the connection was away",
+            )
 
     async def _close(
         self, con_id: int, symbol: str, purpose: Purpose, decision_id: str, limit_price: Decimal | None

@@ -49,6 +49,7 @@ class Screen:
 
     def __init__(self, colour: str = "auto", stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
+        self._state = ""
         self._colour = colour == "always" or (
             colour == "auto" and self._stream.isatty() and "NO_COLOR" not in os.environ
         )
@@ -112,9 +113,10 @@ class Screen:
     def order(self, symbol: str, event: OrderEvent) -> None:
         """Show what became of an order, when it is not simply working."""
         leg = event.order_ref.rsplit("/", 1)[-1]
-        name = {"E": "entry", "S": "stop", "T": "target"}.get(leg, leg)
+        name = {"E": "order", "S": "stop", "T": "target"}.get(leg, leg)
+        left = f", {event.remaining} not filled" if event.status == "Cancelled" else ""
         code = f" (code {event.error_code})" if event.error_code else ""
-        self.line(f"      {name} {symbol}: {event.status} {event.message}{code}".rstrip())
+        self.line(f"      {name} {symbol}: {event.status}{left} {event.message}{code}".rstrip())
 
     def fill(self, fill: Fill, average_position: Decimal) -> None:
         """Show an execution and the position after it."""
@@ -137,6 +139,15 @@ class Screen:
             f"drawdown {summary.drawdown_pct:.2f}% | {summary.rows_recorded} rows recorded{waiting}",
             "36",
         )
+
+    def state(self, state: str, reason: str, *, alarming: bool) -> None:
+        """Show whether it trades; one alarm per change, and no line per attempt to connect."""
+        changed, self._state = state != self._state, state
+        text = f"state: {state}{': ' + reason if reason else ''}"
+        if changed and alarming:
+            self.attention(text)
+        elif changed or not reason.startswith("connecting to"):
+            self.line(text)
 
     def attention(self, text: str) -> None:
         """Show something a person should know."""
