@@ -68,3 +68,9 @@ async def connect(database_url: str, *, timeout_s: float = CONNECT_TIMEOUT_S) ->
             f"Postgres at {where} is version {version.major}; {MIN_SERVER_VERSION} or newer is needed: upgrade it"
         )
     return connection
+
+
+def server_version(connection: Any) -> str:
+    """Return the version of the server, such as "18.4"."""
+    version = connection.get_server_version()
+    return f"{version.major}.{version.micro}"

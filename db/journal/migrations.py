@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from journal.connection import CONNECT_TIMEOUT_S, address_of, connect
+from journal.connection import CONNECT_TIMEOUT_S, address_of, connect, server_version
 from journal.errors import DatabaseError, JournalError, MigrationError, explain
 
 _LOCK = 0x74726164  # any number of ours: one migration at a time per database
@@ -118,8 +118,7 @@ async def check_database(database_url: str, *, timeout_s: float = CONNECT_TIMEOU
     connection = await connect(database_url, timeout_s=timeout_s)
     try:
         await migrate(connection, address_of(database_url))
-        version = connection.get_server_version()
-        return f"{version.major}.{version.minor}"
+        return server_version(connection)
     finally:
         connection.terminate()
 

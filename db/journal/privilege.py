@@ -100,41 +100,45 @@ def runnable_programs(programs: PostgresPrograms, user: RunAs) -> PostgresProgra
     """
     if _runs(programs.folder, user):
         return programs
-    source = programs.folder.parent
-    mark = hashlib.sha256(f"{source}{programs.version}{source.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+    install = programs.folder.parent
+    package = install.parent
+    mark = hashlib.sha256(f"{install}{programs.version}{install.stat().st_mtime_ns}".encode()).hexdigest()[:8]
     target = STATE_FOLDER / f"programs-{programs.version}-{mark}"
-    if not target.exists():
-        try:
+    copied = target / package.name / install.name / "bin"
+    try:
+        if not target.exists():
             STATE_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
             partial = STATE_FOLDER / f".{target.name}.{os.getpid()}"
-            shutil.copytree(source, partial)
+            shutil.copytree(install, partial / package.name / install.name)
+            # A wheel keeps shared libraries beside the package, found by relative path.
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, partial / libraries.name)
             partial.rename(target)
-        except OSError as error:
-            if not target.exists():
-                raise LaunchError(
-                    f"user {user.name} cannot reach {source}, and it cannot be copied to {target} "
-                    f"({error.strerror or error}): start as a normal user, or set DATABASE_URL"
-                ) from error
-    if not _runs(target / "bin", user):
+    except OSError as error:
+        raise LaunchError(
+            f"user {user.name} cannot reach {install}, and it cannot be copied to {target} "
+            f"({error.strerror or error}): start as a normal user, or set DATABASE_URL"
+        ) from error
+    if not _runs(copied, user):
         raise LaunchError(
             f"user {user.name} cannot run {programs.folder}/postgres: start as a normal user, or set DATABASE_URL"
         )
-    return PostgresPrograms(target / "bin", programs.version, programs.origin)
+    return PostgresPrograms(copied, programs.version, programs.origin)
 
 
 def _runs(folder: Path, user: RunAs) -> bool:
-    try:
-        done = subprocess.run(
-            [folder / "postgres", "--version"],
-            capture_output=True,
-            timeout=20,
-            check=False,
-            cwd="/",
-            **user.arguments(),
-        )
-    except OSError:
-        return False
-    return done.returncode == 0
+    for program in ("postgres", "initdb"):
+        command = [str(folder / program), "--version"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, timeout=20, check=False, cwd="/", **user.arguments()
+            )
+        except OSError:
+            return False
+        if done.returncode != 0:
+            return False
+    return True
 
 
 def stop_with_parent() -> Callable[[], None] | None:

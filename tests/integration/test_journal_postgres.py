@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from journal import privilege
+from journal.binaries import PostgresPrograms
+from journal.launcher import EmbeddedPostgres
 from journal.writer import Journal
 from journal_rows import a_run, one_of_each
 from postgres_fixture import copy_template
@@ -179,6 +183,32 @@ def test_started_by_root_it_runs_as_somebody_else_and_says_when_a_folder_is_clos
     assert refused.returncode == 1
     assert "cannot be reached by user" in refused.stderr
     assert str(closed) in refused.stderr
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root runs Postgres as somebody else"
+)
+def test_programs_and_data_in_a_closed_home_work_from_a_folder_of_ours(
+    postgres_programs: PostgresPrograms, reachable_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if postgres_programs.origin != "bundled":
+        pytest.skip("the programs are the system's: everybody can reach them")
+    state = reachable_tmp / "state"
+    monkeypatch.setattr(privilege, "STATE_FOLDER", state)
+    home = reachable_tmp / "home"
+    home.mkdir(mode=0o700)
+    package = postgres_programs.folder.parents[1]
+    for source in (package, package.with_name(f"{package.name}.libs")):
+        if source.is_dir():
+            shutil.copytree(source, home / source.name)
+    closed = PostgresPrograms(home / postgres_programs.folder.relative_to(package.parent), "18", "bundled")
+    data_dir = privilege.default_data_dir(home / "postgres", privilege.choose_user())
+    assert data_dir.parent == state
+    server = EmbeddedPostgres(data_dir, 0, dataclasses.replace(closed, version=postgres_programs.version))
+    try:
+        assert Path(f"/proc/{server.start().pid}/exe").resolve().is_relative_to(state)
+    finally:
+        server.stop()
 
 
 def test_the_commands_show_what_was_recorded(postgres_url: str, tmp_path: Path) -> None:
