@@ -171,9 +171,7 @@ async def serve(session: Session, options: Options, args: argparse.Namespace) ->
         return 1
     log.info("listening", address=address, session=session.source, bars=len(session.slots))
     if args.ready_file is not None:
-        temporary = args.ready_file.with_name(args.ready_file.name + ".new")
-        temporary.write_bytes(orjson.dumps(ready(gateway, address)))
-        temporary.replace(args.ready_file)
+        write_ready(args.ready_file, ready(gateway, address))
     waits = [asyncio.ensure_future(gateway.wait()), asyncio.ensure_future(stopped.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     await gateway.stop()
@@ -183,11 +181,27 @@ async def serve(session: Session, options: Options, args: argparse.Namespace) ->
     return 0
 
 
+def write_ready(path: Path, content: dict[str, object]) -> None:
+    """Write the ready file in one step.
+
+    Raises:
+        GatewayError: It can't be written.
+    """
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.write_bytes(orjson.dumps(content))
+        temporary.replace(path)
+    except OSError as error:
+        raise GatewayError(f"--ready-file {path}: cannot be written: {error.strerror}") from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, read the session, serve; return the exit code."""
     args = parser().parse_args(argv)
     logs.configure("gateway_simulator", json=args.log_format == "json", stream=sys.stderr)
     try:
+        if not 0 <= args.port <= 65_535:
+            raise GatewayError(f"--port {args.port}: must be 0 to 65535")
         session = choose_session(args)
         speed = args.speed if args.speed is not None else session.slot_length_ns / NS_PER_S
         if not MIN_SPEED <= speed <= MAX_SPEED:

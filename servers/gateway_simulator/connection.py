@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gateway_simulator import WireError, messages, requests
+from gateway_simulator import StateError, WireError, messages, requests
 from gateway_simulator.contracts import NO_CONTRACT, ContractQuery, Listing, find
 from gateway_simulator.market_data import Subscriptions
 from gateway_simulator.orders import (
@@ -77,6 +77,8 @@ class Connection:
             log.info("client left", client_id=self.client_id)
         except WireError as problem:
             log.warning("client dropped", client_id=self.client_id, reason=str(problem))
+        except StateError as problem:
+            self.gateway.fail(problem)
         finally:
             self.gateway.leave(self)
             self._writer.close()

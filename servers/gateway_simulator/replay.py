@@ -13,8 +13,19 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from gateway_simulator.paths import book_of
-from gateway_simulator.session import NS_PER_S, TAIL_BARS, Levels, Series, Session, Step
+from gateway_simulator.session import (
+    BAR_SIZES_S,
+    DAY_S,
+    NS_PER_S,
+    TAIL_BARS,
+    Levels,
+    Series,
+    Session,
+    Step,
+)
 from market.events import Instrument
+
+_FRIDAY = 4
 
 
 @dataclass(slots=True)
@@ -100,8 +111,16 @@ class Line:
 
     def _placeholder(self, index: int) -> FormingBar:
         series = self.series
-        start = int(series.start_ns[index]) if index < len(series.start_ns) else int(series.end_ns[-1])
+        start = int(series.start_ns[index]) if index < len(series.start_ns) else self._after_last()
         return FormingBar(index, start, self.last, self.last, self.last, self.last)
+
+    def _after_last(self) -> int:
+        """Return the begin of the bar after the recording: of a daily one on the next weekday."""
+        start, end = int(self.series.start_ns[-1]), int(self.series.end_ns[-1])
+        if end - start <= max(size for size in BAR_SIZES_S if size < DAY_S) * NS_PER_S:
+            return end
+        weekday = datetime.fromtimestamp(start / NS_PER_S, UTC).weekday()
+        return start + (3 if weekday == _FRIDAY else 1) * DAY_S * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway_simulator import messages
+from gateway_simulator import GatewayError, messages
 from gateway_simulator.clock import ReplayClock
 from gateway_simulator.connection import Connection
 from gateway_simulator.contracts import list_instruments, trading_hours
@@ -80,6 +80,7 @@ class Gateway:
         self._stalled_until_s = 0.0
         self._server: asyncio.Server | None = None
         self._replaying: asyncio.Task[None] | None = None
+        self._failure: GatewayError | None = None
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -95,23 +96,36 @@ class Gateway:
         return f"{bound_host}:{bound_port}"
 
     async def wait(self) -> None:
-        """Wait for the replay, which ends only by failing or by stop()."""
+        """Wait for the replay, which ends only by failing or by stop().
+
+        Raises:
+            GatewayError: Something broke that it can't go on without, such as the state file.
+        """
         assert self._replaying is not None
         await asyncio.wait([self._replaying])
+        if self._failure is not None:
+            raise self._failure
         if not self._replaying.cancelled():
             self._replaying.result()
 
+    def fail(self, failure: GatewayError) -> None:
+        """End the replay because of something that happened while a client was served."""
+        self._failure = failure
+        if self._replaying is not None:
+            self._replaying.cancel()
+
     async def stop(self) -> None:
         """Hang up on everyone and save the state."""
-        if self._replaying is not None:
+        if self._replaying is not None and not self._replaying.done():
             self._replaying.cancel()
             await asyncio.wait([self._replaying])
         if self._server is not None:
             self._server.close()
         for connection in list(self._everyone):
             connection.close()
-        self.state.save(self.exchange)
         self.wire_log.close()
+        if self._failure is None:
+            self.state.save(self.exchange)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._everyone) >= MAX_CONNECTIONS:

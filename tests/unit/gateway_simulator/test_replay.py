@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gateway_simulator.clock import ReplayClock
 from gateway_simulator.generated import generate
+from gateway_simulator.history import bar_date
 from gateway_simulator.paths import SynthesizedPaths
 from gateway_simulator.replay import Replay
 from gateway_simulator.session import DAY_S, NS_PER_S, TAIL_BARS, local_to_ns
@@ -62,6 +63,17 @@ def test_nights_take_no_time_and_daily_bars_are_the_regular_session() -> None:
     day_ns = int(6.5 * 3600) * NS_PER_S
     assert [slot.elapsed_ns for slot in session.slots[:3]] == [0, day_ns, 2 * day_ns]
     assert session.bar_size_s == DAY_S
+
+
+def test_the_bar_after_the_last_one_has_a_later_date_so_that_the_last_is_seen_to_close() -> None:
+    for session in (read_sample(Choice(warmup_bars=120)), generate(("ALFA",))):
+        replay = Replay(session)
+        while not replay.ended:
+            replay.advance()
+        for line in replay.lines.values():
+            last_ns = int(line.series.start_ns[-1])
+            assert bar_date(session, line.bar.start_ns, 2) > bar_date(session, last_ns, 2)
+            assert line.bar.open == line.bar.close == line.series.close[-1]
 
 
 def test_due_times_never_go_back() -> None:
