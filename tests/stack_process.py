@@ -82,8 +82,11 @@ class StackProcess:
         self._mark = uuid.uuid4().hex
         self._temporary = folder / "tmp"
         self._temporary.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._ready_file = folder / "ready.json"
         command = [sys.executable, "-m", module or "local_stack", *arguments]
-        if not module:
+        if module:
+            command += ["--ready-file", str(self._ready_file)]
+        else:
             command += ["--build-dir", str(folder), "--triton-venv", str(TRITON_VENV)]
         outside = {key: value for key, value in os.environ.items() if key != "DATABASE_URL"}
         self.process = subprocess.Popen(
@@ -138,6 +141,15 @@ class StackProcess:
         for _ in range(count):
             position = self.wait_for(rf"^\S+ \S+ +\w+ +(BUY|SELL|HOLD) .*{answers}", after=position)
         return position
+
+    def wait_address(self) -> str:
+        """Wait until a server (not a stack) is healthy; return its address."""
+        end = time.monotonic() + _START_S
+        while not self._ready_file.exists():
+            assert self.process.poll() is None, self.told()
+            assert time.monotonic() < end, self.told()
+            time.sleep(_POLL_S)
+        return str(json.loads(self._ready_file.read_text())["address"])
 
     def wait_end(self, timeout_s: float = _STOP_S) -> int:
         """Wait for the end; return the exit status."""
