@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import os
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from typing import Any
@@ -21,10 +22,11 @@ from gateway_simulator.generated import generate
 from gateway_simulator.server import Gateway, Options
 from gateway_simulator.session import NS_PER_S, Session
 
-# Python 3.12 and later: eventkit asks for the current event loop while it is imported, before there is one.
-pytestmark = pytest.mark.filterwarnings("ignore:There is no current event loop:DeprecationWarning")
 LIBRARY = os.environ.get("TRADESERVE_IB_LIBRARY", "ib_insync")
-api = importlib.import_module(LIBRARY)
+with warnings.catch_warnings():
+    # Python 3.12 and later: eventkit asks for the current event loop while it is imported, before there is one.
+    warnings.filterwarnings("ignore", "There is no current event loop", DeprecationWarning)
+    api = importlib.import_module(LIBRARY)
 SYMBOLS = ("ALFA", "BRVO")
 SESSION: Session = generate(SYMBOLS)
 
