@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_export.metrics import (
@@ -32,6 +32,7 @@ def test_auc_without_one_of_the_classes_is_not_a_number() -> None:
     assert np.isnan(weighted_auc(np.asarray([0.1, 0.2]), np.asarray([True, True]), np.ones(2)))
 
 
+@settings(deadline=None, max_examples=50)  # machines under load are slow, not wrong
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=40),
 )
