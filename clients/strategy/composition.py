@@ -21,6 +21,7 @@ from journal.migrations import check_database
 from journal.queries import JournalReader
 from journal.rows import Run
 from journal.writer import Journal
+from server_runtime.errors import StartError
 from server_runtime.server import GrpcServer, ServerOptions
 from strategy import report
 from strategy.adapters.clock import SystemClock
@@ -138,7 +139,7 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         )
         if config.control.address:
             control = _control(config, engine)
-            screen.line(f"control: {SERVICE} at {await control.start()}")
+            screen.line(f"control: {SERVICE} at {await _listen(control, config.control.address)}")
             stack.push_async_callback(control.stop)
         stop.engine = engine
         _calm_the_garbage_collector()
@@ -300,6 +301,16 @@ def _look(config: StrategyConfig, options: RunOptions, run_id: str) -> str:
     sql = f"select * from v_decisions where run_id = '{run_id}' order by event_time limit 20"  # noqa: S608 - shown, not run
     url = re.sub(r"(://[^:/@]+):[^@]*@", r"\1@", config.journal.database_url)
     return options.look.format(sql=sql, url=url)
+
+
+async def _listen(control: GrpcServer, address: str) -> str:
+    try:
+        return await control.start()
+    except StartError as error:
+        problem = str(error).partition(":")[0]
+        raise StartError(
+            f"control.address {address}: {problem}; stop what listens there, or set another (port 0 picks a free one)"
+        ) from error
 
 
 def _report(

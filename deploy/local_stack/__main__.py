@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from local_stack import stack
 from local_stack.plan import Options
@@ -32,11 +33,21 @@ def _speed(text: str) -> float | None:
     return value
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where to look; exit 2."""
+        self.exit(2, f"error: {message}; see python -m {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="local_stack",
+        allow_abbrev=False,  # what it does not know is the simulator's
         description="Start Postgres, Triton, the similarity server and the IB Gateway simulator on this "
-        "machine, trade one session on paper, print a report, and stop everything.",
+        "machine, trade one session on paper, print a report, and stop everything. Options that are not "
+        "listed here go to the simulator: see python -m gateway_simulator --help. With make: ARGS='…'.",
     )
     parser.add_argument(
         "--session", default="generated", help="generated, sample, or a file of bars (docs/session_format.md)"
@@ -68,9 +79,6 @@ def _parser() -> argparse.ArgumentParser:
         "--triton-venv", type=Path, default=None, help="Triton's environment (default: venv-triton in there)"
     )
     parser.add_argument(
-        "--gateway-arg", action="append", default=[], help="handed to the simulator; repeatable"
-    )
-    parser.add_argument(
         "--strategy-arg", action="append", default=[], help="handed to the strategy; repeatable"
     )
     return parser
@@ -78,7 +86,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run; return the exit status."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments, for_simulator = parser.parse_known_args()
+    if for_simulator and arguments.gateway:
+        parser.error(f"{for_simulator[0]} is unknown, and there is no simulator that may know it")
     options = Options(
         session=arguments.session,
         speed=arguments.speed,
@@ -92,11 +103,13 @@ def main() -> int:
         build_dir=arguments.build_dir,
         model_repository=arguments.model_repository,
         triton_venv=arguments.triton_venv,
-        gateway_arguments=tuple(arguments.gateway_arg),
+        gateway_arguments=tuple(for_simulator),
         strategy_arguments=tuple(arguments.strategy_arg),
     )
     try:
         return asyncio.run(stack.run(options, lambda line: print(line, flush=True)))
+    except KeyboardInterrupt:  # before the handlers were there, so before anything was started
+        return stack.INTERRUPTED
     except StackError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ from local_stack.process import Service, StackError
 from triton_server.launcher import unavailable_reason
 
 DEFAULT_BUILD_DIR = Path("build")
+OTHER_SWITCHES = "SIMILARITY=host:port, GATEWAY=host:port, DATABASE_URL=postgresql://…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def triton(options: Options, folder: Path) -> Service:
     """
     reason = unavailable_reason()
     if reason:
-        raise StackError(reason)
+        raise StackError(f"{reason}; the rest can run elsewhere too: {OTHER_SWITCHES}")
     command = _python(
         "triton_server",
         "--model-repository",

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.02
 _LAST_LINES = 5
+_ERROR_LINE = re.compile(r"(?:[\w. -]+: )?error: *(.*)")  # ours, or argparse's with the program's name
 
 
 class StackError(Exception):
@@ -135,19 +137,15 @@ class Service:
     async def stop(self) -> None:
         """Stop it: SIGTERM, then SIGKILL for its whole process group."""
         process = self._process
-        if process is None:
+        if process is None or process.returncode is not None:
             return
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), self.stop_timeout_s)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        process.terminate()
         try:
-            os.killpg(process.pid, signal.SIGKILL)  # what it may have left of its own group
-        except (ProcessLookupError, PermissionError):
-            return
+            await asyncio.wait_for(process.wait(), self.stop_timeout_s)
+        except TimeoutError:
+            if process.returncode is None:  # else its id, which is the group's, may be another's by now
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
 
     def last_words(self) -> str:
         """Return the `error:` line that its latest start logged, or else its last lines."""
@@ -157,6 +155,6 @@ class Service:
             log.seek(self._log_start)
             lines = deque((line.strip() for line in log if line.strip()), maxlen=200)
         for line in reversed(lines):
-            if line.startswith("error:"):
-                return line.removeprefix("error:").strip()
+            if found := _ERROR_LINE.match(line):
+                return found[1]
         return " | ".join(list(lines)[-_LAST_LINES:]) or "it wrote nothing"

@@ -20,7 +20,7 @@ ALL_ANSWERED = r"gaf_resnet [\d.]+ ms +lstm_cnn [\d.]+ ms +similarity [\d.]+ ms"
 
 def test_whatever_is_killed_the_strategy_goes_on_and_picks_up_its_return(stacks: StackFactory):
     needs_triton()
-    stack = stacks.start("--gateway-arg=--bar-size-s=60", *settings(PATIENT, EAGER))
+    stack = stacks.start("--bar-size-s=60", *settings(PATIENT, EAGER))
     stack.wait_decided(ALL_ANSWERED)
     strategy = stack.pid("strategy")
 
