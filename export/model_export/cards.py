@@ -117,8 +117,11 @@ def statement_of(metrics: Mapping[str, Metrics], placeholder: bool) -> str:
         return f"Placeholder training. {NO_SKILL}: it only proves that the path runs. Up-vs-down AUC {auc}."
     if has_skill(metrics):
         return f"Up-vs-down AUC {auc} out of sample, also one bar later; costs are not in it."
-    if pooled.log_loss_gain.low > 0:
-        known = "it tells large moves from small ones a little, not up from down"
+    better = [k for k, m in metrics.items() if k != POOLED and m.log_loss_gain.low > 0]
+    if better:
+        known = (
+            f"it tells large moves from small ones a little (bars of {', '.join(better)} s), not up from down"
+        )
     else:
         known = "no better than class shares"
     return f"{NO_SKILL} in direction: out-of-sample up-vs-down AUC {auc}; {known}."

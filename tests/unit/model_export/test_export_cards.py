@@ -20,7 +20,7 @@ from model_export.cards import (
     statement_of,
     write_card,
 )
-from model_export.contract import MODELS
+from model_export.contract import BAR_SIZES_S, MODELS
 from model_export.errors import ArtifactError
 from model_export.metrics import Estimate, Metrics
 
@@ -102,10 +102,17 @@ def test_skill_must_show_at_every_bar_size() -> None:
 @pytest.mark.parametrize("placeholder", [True, False])
 @pytest.mark.parametrize("gain", [Estimate(0.0, -0.01, 0.01), Estimate(0.01, 0.005, 0.02)])
 def test_a_statement_without_skill_says_so_and_fits_a_line(gain: Estimate, placeholder: bool) -> None:
-    statement = statement_of({POOLED: replace(CHANCE, log_loss_gain=gain)}, placeholder)
+    measured = replace(CHANCE, log_loss_gain=gain)
+    statement = statement_of({str(b): measured for b in BAR_SIZES_S} | {POOLED: measured}, placeholder)
     assert NO_SKILL in statement
     assert ("Placeholder" in statement) == placeholder
     assert len(statement) <= 200
+
+
+def test_a_statement_names_only_the_bar_sizes_where_the_model_beats_class_shares() -> None:
+    better = replace(CHANCE, log_loss_gain=Estimate(0.01, 0.005, 0.02))
+    statement = statement_of({"60": better, "86400": CHANCE, POOLED: better}, placeholder=False)
+    assert "(bars of 60 s)" in statement
 
 
 def test_a_statement_with_skill_still_names_the_costs() -> None:
