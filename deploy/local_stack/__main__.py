@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -84,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _say(line: str) -> None:
+    """Print a line at once; a closed pipe or a full disk must not end the session."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
 def main() -> int:
     """Run; return the exit status."""
     parser = _parser()
@@ -107,7 +114,7 @@ def main() -> int:
         strategy_arguments=tuple(arguments.strategy_arg),
     )
     try:
-        return asyncio.run(stack.run(options, lambda line: print(line, flush=True)))
+        return asyncio.run(stack.run(options, _say))
     except KeyboardInterrupt:  # before the handlers were there, so before anything was started
         return stack.INTERRUPTED
     except StackError as error:

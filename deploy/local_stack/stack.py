@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,7 +144,6 @@ class Stack:
         self._say(
             f"strategy: starting {time.monotonic() - self._began:.1f} s after the first process; logs in {self.folder}"
         )
-        sys.stdout.flush()
         self._strategy = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
