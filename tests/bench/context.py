@@ -23,6 +23,7 @@ class Size:
         alone_bar_s: Wall seconds per bar of it.
         windows: Recorded windows that the comparisons run on, at most.
         passes: Times that the comparisons in process go over them.
+        paced_windows: Windows that are gone over once more with pauses.
         calls: Calls per model of the comparison call by call.
         rounds: Parts that measurements are cut into, to show the noise.
         settings: More settings of the strategy, SECTION.KEY=VALUE.
@@ -34,6 +35,7 @@ class Size:
     alone_bar_s: float = 0.15
     windows: int = 200
     passes: int = 5
+    paced_windows: int = 100
     calls: int = 2000
     rounds: int = 10
     settings: tuple[str, ...] = ()
@@ -41,7 +43,7 @@ class Size:
 
 # With time enough for every answer, so that it works on a busy machine too.
 _PATIENT = ("budget.total_ms=3000", "budget.forecast_ms=1000", "budget.search_ms=1000")
-SMOKE = Size(6, 0.3, 6, 0.3, windows=8, passes=2, calls=20, rounds=2, settings=_PATIENT)
+SMOKE = Size(6, 0.3, 6, 0.3, windows=8, passes=2, paced_windows=4, calls=20, rounds=2, settings=_PATIENT)
 
 
 @dataclass(slots=True)

@@ -67,14 +67,21 @@ class InProcess:
         rows: NDArray[np.int64] = self._index.search(embedding, NEIGHBORS, params=parameters)[1]
         return rows
 
-    def measure(self, windows: Sequence[tuple[bytes, int]], passes: int) -> Times:
-        """Time the work of one decision on each window: the models one after the other, then the search."""
+    def measure(self, windows: Sequence[tuple[bytes, int]], passes: int, pause_s: float = 0.0) -> Times:
+        """Time the work of one decision on each window: the models one after the other, then the search.
+
+        Args:
+            windows: Recorded windows with the end of their last bar.
+            passes: Times to go over them, after one that warms up.
+            pause_s: Before each; without one, models and index stay in the caches of the processor.
+        """
         times = Times([], [])
         at = {name: [output.name for output in s.get_outputs()] for name, s in self.sessions.items()}
         embedding_at = at[_EMBEDDER].index("embedding")
         arrays = [(window_of(raw), event_ns) for raw, event_ns in windows]
         for number in range(passes + 1):
             for window, event_ns in arrays:
+                time.sleep(pause_s)
                 began = time.perf_counter_ns()
                 for name in MODELS:
                     outputs = self.run(name, window)

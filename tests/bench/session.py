@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from bench.context import Bench, UnavailableError
 from gateway_simulator.generated import generate
 from journal.queries import JournalReader
 from journal.rows import DecisionRow, ModelCallRow, OrderIntentRow
+from local_stack.process import Service, StackError
 from strategy.core.values import Purpose, intent_id_of
 
 SYMBOLS = ("ALFA", "BRVO", "CHRL")
@@ -68,25 +69,17 @@ async def trade(bench: Bench, name: str, symbols: Sequence[str], bars: int, bar_
     """
     folder = bench.folder / name
     folder.mkdir()
-    wire_log = folder / "wire.jsonl"
-    market = generate(symbols, bar_size_s=_BAR_SIZE_S, seed=_SEED)
-    arguments = {
-        "--speed": str(_BAR_SIZE_S / bar_s),
-        "--seed": str(_SEED),
-        "--symbols": ",".join(symbols),
-        "--triton": bench.triton,
-        "--similarity": bench.similarity,
-        "--config": str(_CONFIG),
-        "--build-dir": str(folder),
-    }
-    command = [sys.executable, "-m", "local_stack", *(word for pair in arguments.items() for word in pair)]
-    command += [f"--gateway-arg={word}" for word in ("--bar-size-s", str(_BAR_SIZE_S))]
-    command += [f"--gateway-arg={word}" for word in ("--wire-log", str(wire_log))]
-    command += [f"--strategy-arg={word}" for word in ("--until-ns", str(market.slots[bars - 1].end_ns))]
-    for setting in (f"journal.spool_dir={folder / 'spool'}", *bench.size.settings):
-        command += [f"--strategy-arg={word}" for word in ("--set", setting)]
-    screen = folder / "screen.txt"
-    await _run(command, screen, bench.database_url, _START_S + 2 * bars * bar_s)
+    wire_log, screen = folder / "wire.jsonl", folder / "screen.txt"
+    until_ns = generate(symbols, bar_size_s=_BAR_SIZE_S, seed=_SEED).slots[bars - 1].end_ns
+    gateway = _gateway(folder, symbols, bar_s, wire_log)
+    try:
+        await gateway.start()
+        command = _stack(bench, folder, gateway.address, symbols, until_ns)
+        await _run(command, screen, bench.database_url, _START_S + 2 * bars * bar_s)
+    except StackError as error:
+        raise UnavailableError(str(error)) from error
+    finally:
+        await gateway.stop()
     async with JournalReader(bench.database_url) as reader:
         run_id = (await reader.runs(1))[0].run.run_id
         decisions = await reader.decisions(run_id)
@@ -95,6 +88,45 @@ async def trade(bench: Bench, name: str, symbols: Sequence[str], bars: int, bar_
     if not decisions:
         raise UnavailableError(f"the session's decisions did not get into Postgres in time; see {screen}")
     return Traded(_joined(wire_log, decisions, intents), decisions, calls)
+
+
+def _gateway(folder: Path, symbols: Sequence[str], bar_s: float, wire_log: Path) -> Service:
+    """Return a gateway that stamps; it keeps no state file, whose writing would delay its stamps."""
+    arguments = {
+        "--symbols": ",".join(symbols),
+        "--bar-size-s": str(_BAR_SIZE_S),
+        "--seed": str(_SEED),
+        "--speed": str(_BAR_SIZE_S / bar_s),
+        "--port": "0",
+        "--wire-log": str(wire_log),
+    }
+    command = [sys.executable, "-m", "gateway_simulator"]
+    return Service("gateway", [*command, *_words(arguments)], folder)
+
+
+def _stack(bench: Bench, folder: Path, gateway: str, symbols: Sequence[str], until_ns: int) -> Sequence[str]:
+    """Return the command that trades with the servers that run, until an exchange time."""
+    arguments = {
+        "--symbols": ",".join(symbols),
+        "--gateway": gateway,
+        "--triton": bench.triton,
+        "--similarity": bench.similarity,
+        "--config": str(_CONFIG),
+        "--build-dir": str(folder),
+    }
+    command = [sys.executable, "-m", "local_stack", *_words(arguments)]
+    settings = (
+        f"strategy.bar_size_s={_BAR_SIZE_S}",
+        f"journal.spool_dir={folder / 'spool'}",
+        *bench.size.settings,
+    )
+    strategy = ["--until-ns", str(until_ns), "--data-source", "generated"]
+    strategy += [word for setting in settings for word in ("--set", setting)]
+    return [*command, *(f"--strategy-arg={word}" for word in strategy)]
+
+
+def _words(arguments: Mapping[str, str]) -> list[str]:
+    return [word for pair in arguments.items() for word in pair]
 
 
 async def _run(command: Sequence[str], screen: Path, database_url: str, timeout_s: float) -> None:
