@@ -42,7 +42,8 @@ from strategy.trading_state import TradingGate, TradingState
 
 _log = structlog.get_logger(__name__)
 
-_EXPECTED_CODES = frozenset({0, 202})  # 202: an order was cancelled, as we asked
+# 202: an order was cancelled, as we asked; 10148: it had filled before the wish to cancel arrived.
+_EXPECTED_CODES = frozenset({0, 202, 10148})
 _HOUSEKEEPING_S = 0.5
 _LAST_ORDERS_S = 5.0
 
@@ -169,8 +170,8 @@ class Engine:
             self.on_trouble("bar rejected", bar.con_id, f"{self._market.symbol(bar.con_id)}: {problem}")
             return
         self.portfolio.on_bar(bar.con_id, bar.close)
-        if bar.receive_ns == 0:
-            return  # came with a gap's history: too old to act on
+        if bar.receive_ns == 0 or self._stop.is_set():
+            return  # it came with a gap's history, too old to act on; or the run is over
         if bar.con_id in self._busy:
             self.on_trouble(
                 "overrun", bar.con_id, "the last bar's decision is still being made; this one is skipped"
@@ -404,6 +405,8 @@ class Engine:
         if not self._gate.may_exit or self._gate.killed:
             return
         self._desk.cancel_entries()
+        if not await self._desk.entries_settled(_LAST_ORDERS_S):
+            self.on_trouble("cancel not confirmed", 0, "an entry may still fill; look at the broker's orders")
         if self._finished:
             await self._flatten()
             with contextlib.suppress(TimeoutError):

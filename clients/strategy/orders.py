@@ -211,6 +211,10 @@ class OrderDesk:
             if order.role is Role.ENTRY:
                 self.broker.cancel(order.order_ref)
 
+    async def entries_settled(self, timeout_s: float) -> bool:
+        """Wait until no entry can fill any more; False when that is not known in time."""
+        return await self._until(lambda: not self.entering(), timeout_s)
+
     def cancel_all(self) -> int:
         """Ask to cancel everything; return how many were known."""
         return self.broker.cancel_all()
@@ -317,14 +321,18 @@ class OrderDesk:
         return intent
 
     async def _cancelled(self, con_id: int) -> bool:
-        deadline = asyncio.get_running_loop().time() + _CANCEL_TIMEOUT_S
-        while self.working(con_id):
+        return await self._until(lambda: not self.working(con_id), _CANCEL_TIMEOUT_S)
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait for what a change of an order brings about."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while not condition():
             self._changed.clear()
             left_s = deadline - asyncio.get_running_loop().time()
             try:
                 await asyncio.wait_for(self._changed.wait(), max(0.0, left_s))
             except TimeoutError:
-                return not self.working(con_id)
+                return condition()
         return True
 
     def _find(self, con_id: int, role: Role) -> _Working | None:

@@ -278,6 +278,20 @@ async def test_stopped_by_a_person_it_leaves_a_protected_position_and_says_so(wo
     assert "is left open, its stop at" in world.text.getvalue()
 
 
+async def test_an_entry_that_fills_while_it_leaves_is_seen_and_told(world: World) -> None:
+    world.broker.fill_entries = world.broker.confirm_cancels = False
+    engine = await world.start()
+    await world.bar()
+    (entry,) = world.broker.placed
+    engine.stop()
+    await world.until(lambda: entry.entry_ref in world.broker.cancelled)
+    await world.bar()
+    world.broker.fill(entry.entry_ref)
+    await world.stop()
+    assert len(decisions(world)) == 1, "a bar after the end of the run was decided"
+    assert f"ACME +{entry.quantity} is left open, its stop at" in world.text.getvalue()
+
+
 async def test_every_sent_order_has_its_intent_recorded_before(world: World) -> None:
     await world.start()
     for turn in range(6):
