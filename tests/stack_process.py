@@ -274,10 +274,11 @@ class StackFactory:
         database: bool = True,
         environment: Mapping[str, str] | None = None,
         module: str = "",
+        folder: Path | None = None,
     ) -> StackProcess:
         """Start `python -m local_stack` (or another module of ours) with arguments."""
-        folder = self._root / uuid.uuid4().hex[:8]
-        folder.mkdir(mode=0o711)
+        folder = folder or self._root / uuid.uuid4().hex[:8]
+        folder.mkdir(mode=0o711, exist_ok=True)
         if database:
             copy_template(self._template, folder / "postgres")
         one = StackProcess(folder, *arguments, environment=environment, module=module)

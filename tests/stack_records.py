@@ -50,16 +50,20 @@ def assert_orders_were_recorded_first(records: Records) -> None:
     assert len({row["intent_id"] for row in sent}) == len(sent)
 
 
-def simulator_state(folder: Path) -> dict[str, Any]:
-    """Return what the simulator of a stack saved last."""
+def state_file(folder: Path) -> Path:
+    """Return where the simulator of a stack saves."""
     (path,) = folder.glob("runs/*/gateway.state.json")
-    state: dict[str, Any] = json.loads(path.read_text())
-    return state
+    return path
 
 
-def simulator_executions(folder: Path) -> dict[str, tuple[str, Decimal, Decimal]]:
+def simulator_orders(path: Path) -> list[str]:
+    """Return the references of all orders that the simulator ever took."""
+    return [order["order_ref"] for order in json.loads(path.read_text())["orders"]]
+
+
+def simulator_executions(path: Path) -> dict[str, tuple[str, Decimal, Decimal]]:
     """Return the executions at the simulator: exec_id -> side, quantity, price."""
     return {
         one["exec_id"]: (one["action"], Decimal(str(one["shares"])), Decimal(str(one["price"])))
-        for one in simulator_state(folder)["executions"]
+        for one in json.loads(path.read_text())["executions"]
     }

@@ -229,6 +229,10 @@ class Engine:
         for position in snapshot.positions:
             self._journal.record(recording.position_row(position, self._clock.wall_ns()))
         self._desk.on_reconciled(snapshot)
+        if not self.started:
+            for held, stop_price in self.open_positions():
+                stop = f"its stop at {stop_price:g}" if stop_price else "no stop of ours"
+                self._screen.line(f"position found: {held.symbol} {held.quantity:+}, {stop}")
 
     def on_order(self, event: OrderEvent) -> None:
         """An order changed."""

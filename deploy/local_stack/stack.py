@@ -88,7 +88,10 @@ class Stack:
     def _ended(self, status: int) -> int:
         if status >= 0:
             return status
-        self._say(f"strategy: killed by {signal.Signals(-status).name}")
+        early = self._interrupts == 1 and -status == signal.SIGTERM  # it was still loading
+        self._say(
+            f"strategy: {'stopped before it traded' if early else 'killed by ' + signal.Signals(-status).name}"
+        )
         return INTERRUPTED if self._interrupts else 128 - status
 
     async def _start_and_trade(self) -> int:

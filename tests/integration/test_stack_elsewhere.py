@@ -8,16 +8,19 @@ import os
 import random
 import re
 import resource
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from fakes.fake_similarity import FakeSimilarity
 from fakes.fake_triton import FakeTriton, default_models
 from stack_process import EAGER, PATIENT, ROOT, StackFactory, StackProcess, settings
-from stack_records import Records, assert_orders_were_recorded_first
+from stack_records import Records, assert_orders_were_recorded_first, simulator_executions, simulator_orders
+from strategy.core.values import intent_id_of
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(200)]
 
@@ -112,6 +115,55 @@ def test_no_late_answer_is_used_and_no_order_goes_out_without_its_intent_on_disk
     )
     assert held
     assert not list((stack.folder / "spool").iterdir())
+
+
+def test_a_killed_strategy_is_followed_by_one_that_knows_its_orders(
+    stacks: StackFactory, slow: SlowServers, postgres_url: str, tmp_path: Path
+):
+    slow.hurry()
+    saved = tmp_path / "gateway.json"
+    gateway = stacks.start(
+        *("--port", "0", "--bar-size-s", "60", "--speed", "60", "--symbols", "ALFA,BRVO"),
+        *("--state-file", str(saved)),
+        database=False,
+        module="gateway_simulator",
+    )
+    arguments = [
+        *(f"--gateway={gateway.wait_address()}", f"--triton={slow.triton.address}"),
+        *(f"--similarity={slow.similarity.address}", "--symbols=ALFA,BRVO"),
+        *settings(PATIENT, EAGER),
+    ]
+    database = {"DATABASE_URL": postgres_url}
+    first = stacks.start(*arguments, database=False, environment=database)
+    for symbol in ("ALFA", "BRVO"):
+        first.wait_for(f"^ +fill BUY .* {symbol} ")
+    first.wait_decided()
+    first.kill("strategy")
+    assert first.wait_end() == 128 + signal.SIGKILL
+    assert "strategy: killed by SIGKILL" in first.lines
+    first.assert_nothing_left()
+
+    second = stacks.start(*arguments, database=False, environment=database, folder=first.folder)
+    for symbol in ("ALFA", "BRVO"):
+        second.wait_for(rf"^position found: {symbol} \+\d+, its stop at ")
+    second.wait_decided("keep the position")
+    assert "unprotected" not in second.text
+    second.interrupt()
+    assert second.wait_end() == 0, second.told()
+    assert second.errors == []
+    gateway.interrupt()
+    assert gateway.wait_end() == 0
+
+    records = Records(postgres_url, "")
+    refs = simulator_orders(saved)
+    assert len(set(refs)) == len(refs)
+    intents = {row["intent_id"] for row in records.rows("select intent_id from order_intents where $1 = ''")}
+    assert {intent_id_of(ref) for ref in refs} <= intents
+    fills = records.rows("select distinct exec_id, side, quantity, price from fills where $1 = ''")
+    assert {
+        row["exec_id"]: (row["side"], row["quantity"], row["price"]) for row in fills
+    } == simulator_executions(saved)
+    assert not list((first.folder / "spool").iterdir()), "what the first left in the spool was not stored"
 
 
 def _full_disk(stack: StackProcess) -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from journal.session import database
 from stack_process import EAGER, PATIENT, StackFactory, StackProcess, needs_triton, run_module, settings
-from stack_records import Records, assert_orders_were_recorded_first, simulator_executions, simulator_state
+from stack_records import (
+    Records,
+    assert_orders_were_recorded_first,
+    simulator_executions,
+    simulator_orders,
+    state_file,
+)
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(400)]
 
@@ -132,11 +138,11 @@ def _nothing_is_lost_or_doubled(records: Records) -> None:
 
 def _simulator_agrees(records: Records, folder: Path) -> None:
     recorded = records.rows("select exec_id, side, quantity, price from fills where run_id = $1")
-    at_the_simulator = simulator_executions(folder)
+    at_the_simulator = simulator_executions(state_file(folder))
     assert {
         row["exec_id"]: (row["side"], row["quantity"], row["price"]) for row in recorded
     } == at_the_simulator
-    refs = [order["order_ref"] for order in simulator_state(folder)["orders"]]
+    refs = simulator_orders(state_file(folder))
     assert len(set(refs)) == len(refs)
     sent = records.rows("select order_ref from order_events where run_id = $1 and status = 'sent'")
     # What left just before the gateway was killed may never have arrived; it must not arrive twice.

@@ -10,7 +10,7 @@ import pytest
 
 from journal.session import database
 from stack_process import EAGER, PATIENT, StackFactory, needs_triton, run_module, settings
-from stack_records import Records, assert_orders_were_recorded_first, simulator_executions
+from stack_records import Records, assert_orders_were_recorded_first, simulator_executions, state_file
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(300)]
 
@@ -70,7 +70,7 @@ def _fills_are_the_simulators(records: Records, folder) -> None:
     assert recorded
     assert {
         row["exec_id"]: (row["side"], row["quantity"], row["price"]) for row in recorded
-    } == simulator_executions(folder)
+    } == simulator_executions(state_file(folder))
 
 
 def _report_counts_what_is_recorded(records: Records, report: str) -> None:
