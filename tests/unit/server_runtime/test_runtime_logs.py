@@ -93,10 +93,10 @@ def test_an_address_without_a_password_stays_readable() -> None:
 def test_libraries_that_use_the_standard_library_share_the_stream_and_the_form() -> None:
     stream = io.StringIO()
     logs.configure("x", json=True, stream=stream)
-    logging.getLogger("ib_insync.client").warning("disconnected %d", 7)
+    logging.getLogger("some.library").warning("disconnected %d", 7)
     (line,) = lines_of(stream)
     assert line["event"] == "disconnected 7"
-    assert line["logger"] == "ib_insync.client"
+    assert line["logger"] == "some.library"
     assert line["service"] == "x"
 
 
