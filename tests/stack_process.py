@@ -216,6 +216,16 @@ class StackProcess:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    @contextlib.contextmanager
+    def nothing_restarts(self, pid: int = 0) -> Iterator[None]:
+        """Hold the process that restarts others (the stack itself, or the given one) meanwhile."""
+        keeper = pid or self.process.pid
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+
     # --- what stays behind -------------------------------------------------------------------------
 
     def assert_nothing_left(self, timeout_s: float = 30.0) -> None:

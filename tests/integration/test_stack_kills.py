@@ -58,12 +58,17 @@ def test_whatever_is_killed_the_strategy_goes_on_and_picks_up_its_return(stacks:
 
 def _without_triton(stack: StackProcess, victim: str) -> None:
     since = len(stack.lines)
-    stack.kill(victim)
+    keeper = stack.pid("triton") if victim == "tritonserver" else stack.process.pid
+    with stack.nothing_restarts(keeper):
+        stack.kill(victim)
+        for model in MODELS:
+            stack.wait_for(rf"! {model} down: ", after=since)
+        stack.wait_for(
+            r"HOLD no quorum .*gaf_resnet MISSING \(down\) +lstm_cnn MISSING \(down\)", after=since
+        )
     if victim == "triton":
-        since = stack.wait_for(r"! triton: died \(killed by SIGKILL\)", after=since)
-    for model in MODELS:
-        stack.wait_for(rf"! {model} down: ", after=since)
-    stack.wait_for(r"HOLD no quorum .*gaf_resnet MISSING \(down\) +lstm_cnn MISSING \(down\)", after=since)
+        stack.wait_for(r"! triton: died \(killed by SIGKILL\)", after=since)
+        stack.wait_for(r"^triton: healthy again", after=since)
     for model in MODELS:
         stack.wait_for(rf"! {model} answers again", after=since)
     stack.wait_decided(ALL_ANSWERED, after=since)
@@ -71,19 +76,23 @@ def _without_triton(stack: StackProcess, victim: str) -> None:
 
 def _without_similarity(stack: StackProcess) -> None:
     since = len(stack.lines)
-    stack.kill("similarity")
-    stack.wait_for(r"! similarity down: ", after=since)
-    # The others have their quorum, so it is not only a HOLD for want of answers.
-    stack.wait_decided(r"down [\d.]+ flat .*gaf_resnet [\d.]+ ms .*similarity MISSING \(down\)", after=since)
+    with stack.nothing_restarts():
+        stack.kill("similarity")
+        stack.wait_for(r"! similarity down: ", after=since)
+        # The others have their quorum, so it is not only a HOLD for want of answers.
+        rest = r"down [\d.]+ flat .*gaf_resnet [\d.]+ ms .*similarity MISSING \(down\)"
+        stack.wait_decided(rest, after=since)
+    stack.wait_for(r"^similarity: healthy again", after=since)
     stack.wait_for(r"! similarity answers again", after=since)
     stack.wait_decided(ALL_ANSWERED, after=since)
 
 
 def _without_postgres(stack: StackProcess, victim: str) -> None:
     since = len(stack.lines)
-    stack.kill(victim)
-    away = stack.wait_for(r"! journal: .*rows go to the spool", after=since)
-    stack.wait_decided(ALL_ANSWERED, after=away)
+    with stack.nothing_restarts():
+        stack.kill(victim)
+        away = stack.wait_for(r"! journal: .*rows go to the spool", after=since)
+        stack.wait_decided(ALL_ANSWERED, after=away, count=3)
     stack.wait_for(r"^postgres: healthy again", after=since)
     back = stack.wait_for(r"! journal: recording to ", after=since)
     stack.wait_decided(ALL_ANSWERED, after=back)

@@ -20,7 +20,7 @@ BARS = 7  # of an hour, in a day of US hours
 
 def test_a_session_runs_from_its_first_bar_to_its_report_and_is_recorded_whole(stacks: StackFactory):
     needs_triton()
-    stack = stacks.start("--bar-size-s=3600", *settings(PATIENT, EAGER))
+    stack = stacks.start("--bar-size-s=3600", "--speed=2400", *settings(PATIENT, EAGER))
     assert stack.wait_end(150) == 0, stack.told()
     stack.assert_nothing_left()
     assert stack.errors == []
