@@ -131,6 +131,8 @@ class Engine:
                 self._journal.record(recording.bar_row(bar))
         for instrument in instruments:
             self._market.sessions[instrument.con_id] = self._feed.trading_hours(instrument.con_id)
+        if self._gate.killed:  # latched by an earlier run, so that nothing changes now
+            self.on_state(self._gate.state, self._gate.reason)
         self._gate.started()
         early, self._early_bars = self._early_bars or [], None
         for bar in early:
@@ -296,6 +298,10 @@ class Engine:
         self._journal.record(RiskEventRow("state", 0, self._clock.wall_ns(), text))
         wanted = state in (TradingState.STARTING, TradingState.TRADING) or self._stop.is_set()
         self._screen.state(state.value, reason, alarming=not wanted)
+        if state is TradingState.KILLED:
+            file = self._settings.kill_file
+            first = f"remove {file}; then " if file is not None and file.exists() else ""
+            self._screen.line(f"      no orders until a person resets it: {first}{self._gate.how_to_reset}")
 
     def on_recording(self, text: str) -> None:
         """The journal says where rows go now."""

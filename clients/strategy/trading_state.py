@@ -71,6 +71,11 @@ class TradingGate:
         """Whether the kill switch is latched."""
         return bool(self._killed)
 
+    @property
+    def how_to_reset(self) -> str:
+        """What a person does to trade again after a kill."""
+        return f"call ResetKillSwitch and Resume, or delete {self._latch_file} and start again"
+
     def started(self) -> None:
         """History, contracts and reconciliation are there."""
         self._started = True

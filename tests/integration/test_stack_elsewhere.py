@@ -148,6 +148,8 @@ def test_a_killed_strategy_is_followed_by_one_that_knows_its_orders(
         second.wait_for(rf"^position found: {symbol} \+\d+, its stop at ")
     second.wait_decided("keep the position")
     assert "unprotected" not in second.text
+    (second.folder / "KILL").touch()
+    second.wait_for("! state: killed: kill file ")
     second.interrupt()
     assert second.wait_end() == 0, second.told()
     assert second.errors == []

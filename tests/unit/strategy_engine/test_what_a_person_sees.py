@@ -36,6 +36,16 @@ async def test_a_lost_connection_is_one_alarm_and_not_one_per_attempt(world: Wor
     assert len(recorded(world, "state")) == 6
 
 
+async def test_a_kill_that_an_earlier_run_latched_is_told_with_the_way_out(world: World) -> None:
+    world.gate.kill("too hot")
+    engine = await world.start()
+    await world.until(lambda: engine.started)
+    assert shown(world, "! state:") == ["    ! state: killed: too hot"]
+    (line,) = shown(world, "no orders until")
+    assert "killed.json" in line
+    assert recorded(world, "state") == ["killed: too hot"]
+
+
 async def test_the_end_of_a_run_is_no_alarm(world: World) -> None:
     engine = await world.start()
     await world.stop()
