@@ -220,8 +220,10 @@ class Gateway:
         for connection in self.connections.values():
             frames = connection.subscriptions.closing(line)
             if frames:
+                # Taken before: the client may run before a system call that wakes it returns.
+                sent_ns = time.monotonic_ns()
                 connection.send(*frames)
-                self.wire_log.bar_close_sent(line.instrument.con_id, end_ns)
+                self.wire_log.bar_close_sent(line.instrument.con_id, end_ns, sent_ns)
 
     def _flush(self) -> None:
         if self._silent():

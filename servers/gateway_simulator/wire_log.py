@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,11 +23,9 @@ class WireLog:
             except OSError as error:
                 raise GatewayError(f"--wire-log {path}: cannot be written: {error.strerror}") from error
 
-    def bar_close_sent(self, con_id: int, bar_end_ns: int) -> None:
-        """Stamp that a bar's close was handed to the socket just now."""
-        self._write(
-            {"kind": "bar_close_sent", "con_id": con_id, "bar_end_ns": bar_end_ns, "ns": time.monotonic_ns()}
-        )
+    def bar_close_sent(self, con_id: int, bar_end_ns: int, sent_ns: int) -> None:
+        """Stamp a bar's close with the time just before it was handed to the socket."""
+        self._write({"kind": "bar_close_sent", "con_id": con_id, "bar_end_ns": bar_end_ns, "ns": sent_ns})
 
     def order_received(self, order_ref: str, received_ns: int) -> None:
         """Stamp an order with the time its frame came off the socket."""
