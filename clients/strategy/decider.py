@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
 
 import uuid_utils
 
@@ -38,6 +40,7 @@ class Decided:
     Attributes:
         decision_id: UUIDv7.
         bar: What caused it.
+        decided_ns: When, wall clock.
         decision: Ensemble, policy and risk.
         side: What was done: HOLD also where an entry was refused or could not be sent.
         reason: Why, in one sentence.
@@ -47,6 +50,7 @@ class Decided:
 
     decision_id: str
     bar: Bar
+    decided_ns: int
     decision: Decision
     side: Side
     reason: str
@@ -77,9 +81,32 @@ class Decider:
     journal: Journal
     clock: Clock
     situation: Situation
+    _under_way: int = 0
+    _calm: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def decide(self, bar: Bar) -> Decided:
-        """Make the decision of one bar; the window is full."""
+        """Make the decision of one bar and record it; the window is full.
+
+        Bars of several instruments close at once: recording waits until all of their orders are out.
+        """
+        self._under_way += 1
+        self._calm.clear()
+        try:
+            decided, given, request = await self._decide(bar)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._calm.set()
+        try:
+            if self._under_way:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.budget_ms / 1e3):
+                        await self._calm.wait()
+        finally:
+            self._record(decided, given, request)
+        return decided
+
+    async def _decide(self, bar: Bar) -> tuple[Decided, DecisionInput, ForecastRequest]:
         stages = StageClock(bar.receive_ns)
         window = self.market.windows[bar.con_id].as_array()
         request = ForecastRequest(uuid_utils.uuid7().hex, bar.con_id, window, bar.end_ns, bar.receive_ns)
@@ -103,8 +130,9 @@ class Decider:
         stages.mark("decide", self.clock.monotonic_ns())
 
         side, reason = await self._act(request, bar, decision, stages)
-        self._record(request, given, decision, side, reason, reply, stages)
-        return Decided(request.decision_id, bar, decision, side, reason, reply, stages)
+        decided_ns = self.clock.wall_ns()
+        decided = Decided(request.decision_id, bar, decided_ns, decision, side, reason, reply, stages)
+        return decided, given, request
 
     async def _act(
         self, request: ForecastRequest, bar: Bar, decision: Decision, stages: StageClock
@@ -152,27 +180,19 @@ class Decider:
             created_ns=self.clock.wall_ns(),
         )
 
-    def _record(
-        self,
-        request: ForecastRequest,
-        given: DecisionInput,
-        decision: Decision,
-        side: Side,
-        reason: str,
-        reply: ForecastReply,
-        stages: StageClock,
-    ) -> None:
+    def _record(self, decided: Decided, given: DecisionInput, request: ForecastRequest) -> None:
+        decision, reply = decided.decision, decided.reply
         probabilities = decision.consensus.probabilities
         self.journal.record(
             DecisionRow(
                 decision_id=request.decision_id,
                 con_id=request.con_id,
                 event_ns=request.event_ns,
-                decided_ns=self.clock.wall_ns(),
-                side=side.value,
+                decided_ns=decided.decided_ns,
+                side=decided.side.value,
                 purpose=decision.signal.purpose.value if decision.signal.purpose else None,
                 strength=decision.signal.strength,
-                reason=reason,
+                reason=decided.reason,
                 down_probability=probabilities.down if probabilities else None,
                 flat_probability=probabilities.flat if probabilities else None,
                 up_probability=probabilities.up if probabilities else None,
@@ -180,7 +200,7 @@ class Decider:
                 missing=dict(decision.consensus.missing),
                 risk_checks=checks_to_json(decision.verdict),
                 state=input_to_json(given),
-                ledger=dict(stages.spans),
+                ledger=dict(decided.clock.spans),
                 budget_ns=int(self.budget_ms * _MS),
                 window=request.window.astype("<f4").tobytes(),
             )
