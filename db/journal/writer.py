@@ -34,6 +34,7 @@ from journal.tables import BY_NAME, RUNS
 from journal.unflushed import UnflushedTelemetry
 
 FLUSH_INTERVAL_S = 0.1
+DURABLE_DELIVERY_DELAY_S = 0.01
 GROUP_BYTES = 4 * 1024 * 1024
 PENDING_BYTES = 32 * 1024 * 1024
 HELD_BYTES = 64 * 1024 * 1024
@@ -223,7 +224,10 @@ class Journal:
             raise
         self._queues.recorded[batch.table] += 1
         if self._delivery is not None:
-            self._push(batch)
+            self._pending.append(batch)
+            self._pending_bytes += len(batch.payload)
+            # The order that waits for this row goes out first; then Postgres is told.
+            loop.call_later(DURABLE_DELIVERY_DELAY_S, self._send_now.set)
         else:
             await loop.run_in_executor(self._disk, self._spool.orphan_all)
 
