@@ -84,11 +84,9 @@ def _report_counts_what_is_recorded(records: Records, report: str) -> None:
     counted = {name: records.value(f'select count(*) from "{name}" where run_id = $1') for name in tables}
     assert told == {name: count for name, count in counted.items() if count}
     assert int(_line(report, "Recorded").split()[1]) == sum(told.values())
-    sides = dict(re.findall(r"(\d+) (BUY|SELL|HOLD)", _line(report, "Decisions")))
+    sides = {side: int(n) for n, side in re.findall(r"(\d+) (BUY|SELL|HOLD)", _line(report, "Decisions"))}
     decided = records.rows("select side, count(*) n from decisions where run_id = $1 group by 1")
-    assert {row["side"]: row["n"] for row in decided} == {
-        side: int(count) for count, side in sides.items() if int(count)
-    }
+    assert {row["side"]: row["n"] for row in decided} == {side: n for side, n in sides.items() if n}
     sent, fills = map(int, re.findall(r"\d+", _line(report, "Orders")))
     assert sent == records.value("select count(*) from order_events where run_id = $1 and status = 'sent'")
     assert fills == records.value("select count(*) from fills where run_id = $1")
