@@ -24,18 +24,20 @@ class Size:
         windows: Recorded windows that the comparisons run on, at most.
         passes: Times that the comparisons in process go over them.
         paced_windows: Windows that are gone over once more with pauses.
+        forecasts: Decisions' worth of calls through the forecaster.
         calls: Calls per model of the comparison call by call.
         rounds: Parts that measurements are cut into, to show the noise.
         settings: More settings of the strategy, SECTION.KEY=VALUE.
     """
 
-    together_bars: int = 230
+    together_bars: int = 260
     together_bar_s: float = 0.3
     alone_bars: int = 300
     alone_bar_s: float = 0.15
     windows: int = 200
     passes: int = 5
     paced_windows: int = 100
+    forecasts: int = 1000
     calls: int = 2000
     rounds: int = 10
     settings: tuple[str, ...] = ()
@@ -43,7 +45,9 @@ class Size:
 
 # With time enough for every answer, so that it works on a busy machine too.
 _PATIENT = ("budget.total_ms=3000", "budget.forecast_ms=1000", "budget.search_ms=1000")
-SMOKE = Size(6, 0.3, 6, 0.3, windows=8, passes=2, paced_windows=4, calls=20, rounds=2, settings=_PATIENT)
+SMOKE = Size(
+    6, 0.3, 6, 0.3, windows=8, passes=2, paced_windows=4, forecasts=20, calls=20, rounds=2, settings=_PATIENT
+)
 
 
 @dataclass(slots=True)

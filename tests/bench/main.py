@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import decisions, figures, machine, model_call, servers
+from bench import decisions, figures, forecasts, machine, model_call, servers
 from bench.context import SMOKE, Bench, Size, UnavailableError
 from bench.figures import Figure
 from bench.in_process import InProcess
@@ -22,6 +22,7 @@ Section = Callable[[Bench, InProcess], Awaitable[list[Figure]]]
 # In this order: the decisions record the windows that later sections run on.
 SECTIONS: tuple[tuple[str, Section], ...] = (
     ("decisions", decisions.measure),
+    ("forecasts", forecasts.measure),
     ("model calls", model_call.measure),
 )
 

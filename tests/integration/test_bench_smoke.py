@@ -17,6 +17,7 @@ NAMES = {
     "decision_p50_ms",
     "decision_p99_ms",
     "decision_vs_in_process_p50",
+    "forecast_vs_in_process_p50",
     "model_call_vs_in_process_p50",
     "stage_window_share",
     "stage_forecasts_share",
