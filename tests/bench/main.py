@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from bench import decisions, figures, forecasts, machine, model_call, servers
 from bench.context import SMOKE, Bench, Size, UnavailableError
 from bench.figures import Figure
 from bench.in_process import InProcess
+from server_runtime import logs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,15 +36,24 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="emptied; logs and stamps")
     parser.add_argument("--smoke", action="store_true", help="a few samples only: whether it works at all")
     arguments = parser.parse_args()
+    logs.configure("bench", json=False, stream=sys.stderr, level="warning")
     shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True)
-    measured = asyncio.run(_measure(SMOKE if arguments.smoke else Size(), arguments.folder.resolve()))
+    size = SMOKE if arguments.smoke else Size()
+    try:
+        measured = asyncio.run(_measure(size, arguments.folder.resolve()))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("bench: interrupted; nothing was written", flush=True)
+        return 130
     figures.write(arguments.out, measured)
     print(f"\n{figures.table(measured)}\n\n{len(measured)} figures in {arguments.out}")
     return 0
 
 
 async def _measure(size: Size, folder: Path) -> list[Figure]:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # Ctrl-C is asyncio.run's
     began = time.monotonic()
     found = machine.describe()
     _say(f"{found['cores']} cores, {found['cpu']}, load average {found['load_average_before']}")
