@@ -175,4 +175,4 @@ class IbkrSession(IbkrWrapper):
 
     def _on_api_error(self, message: str) -> None:
         if not self._last_code:
-            self._last_problem = message
+            self._last_problem = f"the connection to the gateway broke ({message.rstrip('.')})"
