@@ -291,5 +291,5 @@ def _refusal(lane: Lane, left_ns: int) -> tuple[Reason, str] | None:
         return Reason.BUSY, f"{lane.in_flight} calls in flight, the limit of this client"
     if not lane.breaker.allow():
         state = "half open, a probe is out" if lane.breaker.state is BreakerState.HALF_OPEN else "open"
-        return Reason.DOWN, f"breaker {state} after repeated failures"
+        return Reason.DOWN, f"too many answers in a row were late or failed (breaker {state})"
     return None
