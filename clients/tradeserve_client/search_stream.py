@@ -166,7 +166,10 @@ class SearchStream:
         if len(self._waiting) >= self.max_in_flight:
             return Reason.BUSY, f"{len(self._waiting)} searches in flight, the limit of this client"
         if not self.breaker.allow():
-            return Reason.DOWN, f"too many answers in a row were late or failed (breaker {self.breaker.state.value})"
+            return (
+                Reason.DOWN,
+                f"too many answers in a row were late or failed (breaker {self.breaker.state.value})",
+            )
         return None
 
     def _reset_if_stalled(self, now_ns: int) -> None:

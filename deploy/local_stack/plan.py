@@ -151,11 +151,13 @@ def strategy(
         "--log-file",
         str(folder / "strategy.log"),
     )
-    if not options.database_url:
-        command += ["--look", 'make psql SQL="{sql}"']  # starts the embedded Postgres again
+    look = 'make psql SQL="{sql}"'  # starts the embedded Postgres again
     if options.build_dir != DEFAULT_BUILD_DIR:  # else the configuration's word counts
+        look = f'python -m journal psql --data-dir {options.build_dir}/postgres -- -c "{{sql}}"'
         settings["journal.spool_dir"] = str(options.build_dir / "spool")
         settings["control.kill_file"] = str(options.build_dir / "KILL")
+    if not options.database_url:
+        command += ["--look", look]
     if options.config is not None:
         command += ["--config", str(options.config)]
     symbols = options.symbols

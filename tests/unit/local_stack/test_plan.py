@@ -40,8 +40,10 @@ def test_the_strategy_trades_the_session_that_the_simulator_replays(tmp_path: Pa
     assert command[command.index("--seed") + 1] == "3"
 
 
-def test_a_build_folder_of_its_own_takes_spool_and_kill_switch_along(tmp_path: Path):
-    given = settings(plan.strategy(Options(build_dir=tmp_path), ADDRESSES, SESSION, tmp_path))
+def test_a_build_folder_of_its_own_takes_spool_kill_switch_and_database_along(tmp_path: Path):
+    command = plan.strategy(Options(build_dir=tmp_path), ADDRESSES, SESSION, tmp_path)
+    assert f"--data-dir {tmp_path}/postgres " in command[command.index("--look") + 1]
+    given = settings(command)
     assert given["journal.spool_dir"] == str(tmp_path / "spool")
     assert given["control.kill_file"] == str(tmp_path / "KILL")
     assert "journal.spool_dir" not in settings(plan.strategy(Options(), ADDRESSES, SESSION, tmp_path))
