@@ -201,7 +201,7 @@ class BudgetSection:
         total_ms: From the bar on the socket to the order on the socket.
         decode_ms: Decode, bars, window.
         forecast_ms: Each forecast; they run in parallel.
-        search_ms: Neighbours, after the embedding.
+        search_ms: Neighbours, after the embedding and beside what it leaves of its share.
         decide_ms: Ensemble, policy, risk.
         order_ms: Order onto the socket.
     """

@@ -154,6 +154,20 @@ async def test_hung_servers_cost_no_more_than_their_shares(
     assert time.monotonic_ns() - start_ns < 1_500 * MS
 
 
+async def test_the_search_has_what_the_embedding_leaves_of_its_share(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
+    shares = {"forecast_share_ns": 2_000 * MS, "search_share_ns": 10 * MS, "total_ns": 5_000 * MS}
+    forecaster = GrpcForecaster(plan(triton, similarity, **shares))
+    started.append(forecaster)
+    await forecaster.start()
+    similarity.delay_s = lambda: 0.1
+    asked = request()
+    reply = await forecaster.forecast(asked)
+    assert reasons(reply) == [None, None, None]
+    assert reply.neighbors.call.deadline_ns - asked.start_ns <= 2_100 * MS
+
+
 async def test_a_spent_budget_sends_nothing(
     triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
 ) -> None:

@@ -63,7 +63,8 @@ class ForecasterSpec:
         voters: Asked in parallel, reported in this order.
         index: The neighbour search.
         forecast_share_ns: Time each model has, from when the calls start.
-        search_share_ns: Time the search has, from when the embedding arrived.
+        search_share_ns: Time the search has beyond the models' share; it also has what the
+            embedding leaves of that.
         total_ns: Hard end of the whole phase, from the request's start_ns.
         window_bars: Bars in every window.
         bar_size_s: Seconds per bar that is traded, checked against what the models were trained on;

@@ -110,6 +110,8 @@ class GrpcForecaster:
         """Ask; return by the end of the forecast share of the budget whatever happened."""
         budget = LatencyBudget.starting_at(request.start_ns, self.spec.total_ns, self._clock_ns)
         deadline_ns = budget.share(self.spec.forecast_share_ns).at_ns
+        # What the embedding leaves of its share is the search's: together they have 15 + 8 ms.
+        search_deadline_ns = min(deadline_ns + self.spec.search_share_ns, budget.end_ns)
         outcomes: dict[str, Outcome[Forecast]] = {}
         search: PendingSearch | Outcome[Matches] | None = None
         try:
@@ -118,7 +120,9 @@ class GrpcForecaster:
                 if self._embedder is not None:
                     # Awaited first, so that the search starts while the others still work.
                     await self._finish(self._embedder, pending, outcomes)
-                    search = self._start_search(outcomes[self._embedder.spec.name], request, budget)
+                    search = self._start_search(
+                        outcomes[self._embedder.spec.name], request, search_deadline_ns
+                    )
                 for voter in self._voters:
                     await self._finish(voter, pending, outcomes)
             neighbors = await _neighbors(search, deadline_ns)
@@ -211,11 +215,10 @@ class GrpcForecaster:
             outcomes[name] = _forecast(outcome, voter.spec.embedding_dimension)
 
     def _start_search(
-        self, embedded: Outcome[Forecast], request: ForecastRequest, budget: LatencyBudget
+        self, embedded: Outcome[Forecast], request: ForecastRequest, deadline_ns: int
     ) -> PendingSearch | Outcome[Matches] | None:
         if self._stream is None or self._index is None or self._embedder is None:
             return None
-        deadline_ns = budget.share(self.spec.search_share_ns).at_ns
         if isinstance(embedded, NoAnswer) or embedded.value.embedding is None:
             return _not_sent(
                 SERVICE, Reason.NO_INPUT, f"{self._embedder.spec.name} gave no embedding", deadline_ns
