@@ -16,6 +16,7 @@ from strategy.ports import ForecastReply, VoterInfo
 from strategy.recording import NEIGHBORS
 from tradeserve_client.answers import Answer, Outcome, Reason
 
+_DIM = "2"
 _COLOURS = {Side.BUY: "32", Side.SELL: "31", Side.HOLD: "2"}
 
 
@@ -57,11 +58,8 @@ class Screen:
     def line(self, text: str, colour: str = "") -> None:
         """Write one line; a closed pipe or a full disk ends the writing, not the trading."""
         try:
-            print(
-                f"\x1b[{colour}m{text}\x1b[0m" if colour and self._colour else text,
-                file=self._stream,
-                flush=True,
-            )
+            shown = f"\x1b[{colour}m{text}\x1b[0m" if colour and self._colour else text
+            print(f"{shown}\n", end="", file=self._stream, flush=True)  # one write: the stack says things too
         except BrokenPipeError:
             self._stream = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
         except OSError:
@@ -94,11 +92,9 @@ class Screen:
         answers = "  ".join(_answer(name, outcome) for name, outcome in reply.forecasts.items())
         answers += "  " + _answer(NEIGHBORS, reply.neighbors)
         spans = " ".join(f"{stage} {span / 1e6:.1f}" for stage, span in clock.spans.items())
-        self.line(
-            f"{_time(event_ns)} {symbol:<6} {side:<4} {shown} | {answers} | "
-            f"{clock.total_ns / 1e6:5.1f} of {budget_ms:g} ms ({spans}) | {reason if p else 'below quorum'}",
-            _COLOURS[side],
-        )
+        self.line(f"{_time(event_ns)} {symbol:<6} {side:<4} {shown} | {answers}", _COLOURS[side])
+        why = reason if p else "below quorum"
+        self.line(f"      {clock.total_ns / 1e6:.1f} of {budget_ms:g} ms ({spans}) | {why}", _DIM)
 
     def intent(self, intent: OrderIntent) -> None:
         """Show an order that was sent."""

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 def _say(line: str) -> None:
     """Print a line at once; a closed pipe or a full disk must not end the session."""
     with contextlib.suppress(OSError):
-        print(line, flush=True)
+        print(f"{line}\n", end="", flush=True)  # one write: the strategy writes to the same terminal
 
 
 def main() -> int:
