@@ -272,10 +272,9 @@ class Engine:
 
     def on_intent_sent(self, intent: OrderIntent) -> None:
         """An order went out."""
-        self.ledger.orders += 1
         legs = 1 + (intent.stop_price is not None) + (intent.take_profit_price is not None)
         self.portfolio.rate.record(self._market.now_ns, legs)
-        self._screen.intent(intent)
+        self._narrator.sent(intent)
 
     def on_trouble(self, kind: str, con_id: int, detail: str) -> None:
         """Something a person should know."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from market.events import Bar
+from strategy.core.values import OrderIntent
 from strategy.decider import Decided
 from strategy.ledger import RunLedger
 from strategy.portfolio import Portfolio
@@ -32,6 +33,15 @@ class Narrator:
     budget_ms: float
     rows: Callable[[], tuple[int, int]]
     _away: dict[str, str] = field(default_factory=dict)
+    _sent: dict[str, list[OrderIntent]] = field(default_factory=dict)
+
+    def sent(self, intent: OrderIntent) -> None:
+        """Count an order; it is shown below its decision's line, when that is out of the way."""
+        self.ledger.orders += 1
+        if intent.decision_id:
+            self._sent.setdefault(intent.decision_id, []).append(intent)
+        else:
+            self.screen.intent(intent)
 
     def decided(self, decided: Decided, symbol: str) -> None:
         """Count and show a decision."""
@@ -61,6 +71,8 @@ class Narrator:
             self.budget_ms,
             decided.reason,
         )
+        for intent in self._sent.pop(decided.decision_id, ()):
+            self.screen.intent(intent)
         self.feed.add(
             DecisionView(
                 decided.decision_id,
