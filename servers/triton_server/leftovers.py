@@ -1,12 +1,14 @@
 """Name what a launcher leaves on the machine after its owner, and sweep what dead owners left.
 
-Triton keeps a shared-memory region per stub process in /dev/shm; a SIGKILL leaves it there. The
-prefix holds the owner's pid and start time, so a later launcher knows whether the owner lives.
+Triton keeps a shared-memory region per stub process in /dev/shm; a SIGKILL leaves it there, and
+stubs that were still loading wait for their killed server for ever. The prefix holds the owner's pid
+and start time, so a later launcher knows whether the owner lives.
 """
 
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,11 +40,12 @@ def sweep_own(shared_memory: Path = _SHARED_MEMORY) -> list[str]:
 
 
 def sweep_dead(shared_memory: Path = _SHARED_MEMORY, temporary: Path | None = None) -> list[str]:
-    """Remove shared memory and temporary folders of launchers that no longer run.
+    """Remove shared memory, temporary folders and stub processes of launchers that no longer run.
 
     Returns:
         The names removed.
     """
+    _kill_orphans()
     places = (shared_memory, temporary if temporary is not None else Path(tempfile.gettempdir()))
     return _remove(entry for place in places for entry in _entries(place) if _owner_is_dead(entry.name))
 
@@ -52,6 +55,17 @@ def _entries(place: Path) -> list[Path]:
         return [entry for entry in place.iterdir() if entry.name.startswith(_PREFIX)]
     except FileNotFoundError:
         return []
+
+
+def _kill_orphans() -> None:
+    """End the stubs of dead launchers: they run from a folder that carries its owner's name."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            folders = (process / "exe").readlink().parts
+            if any(_owner_is_dead(folder) for folder in folders):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:  # it has ended, or is another user's
+            continue
 
 
 def _owner_is_dead(name: str) -> bool:
