@@ -166,14 +166,15 @@ def test_losses_halt_at_their_limit(risk_state: RiskState, rules: DecisionRules)
 def test_an_exit_goes_out_beyond_the_touch_or_at_the_market(
     risk_state: RiskState, rules: DecisionRules
 ) -> None:
+    beyond = replace(rules.risk, exit_offset_bps=10.0)
     holding = replace(risk_state, position_quantity=Decimal(7))
-    assert plan_exit(holding, rules.risk) == ExitPlan(Side.SELL, Decimal(7), Decimal("99.89"))
+    assert plan_exit(holding, beyond) == ExitPlan(Side.SELL, Decimal(7), Decimal("99.89"))
     short = replace(risk_state, position_quantity=Decimal(-7))
-    assert plan_exit(short, rules.risk) == ExitPlan(Side.BUY, Decimal(7), Decimal("100.12"))
+    assert plan_exit(short, beyond) == ExitPlan(Side.BUY, Decimal(7), Decimal("100.12"))
     for broken in ({"bid_price": 0.0}, {"quote_age_ms": 1e9}, {"ask_price": math.nan}):
         changes: dict[str, Any] = broken
-        assert plan_exit(replace(holding, **changes), rules.risk).limit_price is None
-    assert plan_exit(holding, replace(rules.risk, exit_offset_bps=0.0)).limit_price is None
+        assert plan_exit(replace(holding, **changes), beyond).limit_price is None
+    assert plan_exit(holding, rules.risk).limit_price is None
     with pytest.raises(ValueError, match="nothing to close"):
         plan_exit(risk_state, rules.risk)
 
