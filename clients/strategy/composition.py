@@ -108,7 +108,10 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         stack.push_async_callback(forecaster.close)
         voters = await forecaster.start()
         screen.voters(voters)
-        screen.line(f"vision: {config.services.vision.target or 'off'}")
+        unused = config.services.vision.target
+        screen.line(
+            f"vision: off{f' ({unused} is not asked: this release has no client for it)' if unused else ''}"
+        )
         journal = await Journal.open(
             config.journal.database_url,
             _run_row(run_id, config, options, voters, clock.wall_ns()),
