@@ -14,6 +14,8 @@ IB_ASYNC := build/ib_async
 # uv when it is there, else pip; uv does not read pip's find-links setting, so hand it over.
 UV := $(shell command -v uv 2>/dev/null)
 export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo $(PIP_FIND_LINKS))
+# As pip and the browser do: trust what the machine trusts (a company's proxy, say).
+export UV_SYSTEM_CERTS ?= true
 ifeq ($(UV),)
 new_venv = $(PYTHON) -m venv $(1)
 install = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
