@@ -75,11 +75,15 @@ def _call(call: rows.ModelCallRow) -> str:
     back = "nothing came" if call.received_after_ns < 0 else f"back at {call.received_after_ns / 1e6:.3f} ms"
     return (
         f"{call.service}: {call.outcome}{', used' if call.used else ', not used'}; {sent}, {back} "
-        f"(deadline {call.deadline_after_ns / 1e6:.3f}); queue {call.queue_ns / 1e6:.3f}, "
-        f"compute {call.compute_ns / 1e6:.3f}, network {call.network_ns / 1e6:.3f} ms; "
+        f"(deadline {call.deadline_after_ns / 1e6:.3f}); queue {_told(call.queue_ns)}, "
+        f"compute {_told(call.compute_ns)}, network {_told(call.network_ns)}; "
         f"{call.model_name} v{call.model_version} {call.artifact_sha256[:12]}; request {call.request_id}"
         f"{'; ' + call.detail if call.detail else ''}; output {_short(call.output)}"
     )
+
+
+def _told(duration_ns: int) -> str:
+    return "unknown" if duration_ns < 0 else f"{duration_ns / 1e6:.3f} ms"
 
 
 def _neighbor(neighbor: rows.NeighborRow) -> str:
