@@ -110,7 +110,7 @@ class GrpcForecaster:
         """Ask; return by the end of the forecast share of the budget whatever happened."""
         budget = LatencyBudget.starting_at(request.start_ns, self.spec.total_ns, self._clock_ns)
         deadline_ns = budget.share(self.spec.forecast_share_ns).at_ns
-        # What the embedding leaves of its share is the search's: together they have 15 + 8 ms.
+        # What the embedding leaves of its share is the search's: together they have one deadline.
         search_deadline_ns = min(deadline_ns + self.spec.search_share_ns, budget.end_ns)
         outcomes: dict[str, Outcome[Forecast]] = {}
         search: PendingSearch | Outcome[Matches] | None = None

@@ -90,7 +90,7 @@ def test_a_service_that_is_off_takes_its_voters_along() -> None:
         ('[trading]\nmode = "papr"', ['one of "paper", "live"', "did you mean 'paper'?"]),
         ('[services.triton]\ntarget = "localhost"', ["expected a text of the form host:port"]),
         ('[voters.lstm_cnn]\nartifact_sha256 = "abc"', ["64 hexadecimal digits"]),
-        ("[budget]\nforecast_ms = 45", ["[budget] forecast_ms = 45", "the shares add up to 60 ms"]),
+        ("[budget]\nforecast_ms = 45", ["[budget] forecast_ms = 45", "the shares add up to 62 ms"]),
         ("[ensemble]\nquorum_voters = 4", ["the quorum is 4, but only 3 can vote"]),
         (
             "[voters.lstm_cnn]\nweight=0\n[voters.gaf_resnet]\nweight=0\n[voters.similarity]\nweight=0",
