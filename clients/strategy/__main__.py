@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=None, help="of a generated market; recorded with the run"
     )
     run_command.add_argument("--until-ns", type=int, default=None, help="exchange time at which the run ends")
+    run_command.add_argument(
+        "--ready-file", type=Path, default=None, help="JSON with pid and address of the control service"
+    )
     run_command.add_argument("--look", default=DEFAULT_LOOK, help="command line with {sql}, for the report")
     return parser
 
@@ -106,6 +109,7 @@ def main() -> int:
         until_ns=arguments.until_ns,
         live_confirmed=arguments.live_confirmed,
         look=arguments.look,
+        ready_file=arguments.ready_file,
     )
     stream = arguments.log_file.open("a") if arguments.log_file else sys.stderr
     logs.configure("strategy", json=arguments.log_format == "json", stream=stream)

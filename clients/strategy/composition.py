@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from journal.queries import JournalReader
 from journal.rows import Run
 from journal.writer import Journal
 from server_runtime.errors import StartError
+from server_runtime.ready import remove_ready_file, write_ready_file
 from server_runtime.server import GrpcServer, ServerOptions
 from strategy import report
 from strategy.adapters.clock import SystemClock
@@ -60,6 +62,7 @@ class RunOptions:
         until_ns: Exchange time at which the run ends; None runs until it is stopped.
         live_confirmed: A person confirmed live trading.
         look: Command line, with {sql} and {url}, that the report shows for looking at the rows.
+        ready_file: Written while the control service listens: pid, address, run_id.
     """
 
     state_dir: Path
@@ -68,6 +71,7 @@ class RunOptions:
     until_ns: int | None = None
     live_confirmed: bool = False
     look: str = DEFAULT_LOOK
+    ready_file: Path | None = None
 
 
 async def run(config: StrategyConfig, options: RunOptions) -> None:
@@ -142,8 +146,13 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         )
         if config.control.address:
             control = _control(config, engine)
-            screen.line(f"control: {SERVICE} at {await _listen(control, config.control.address)}")
+            address = await _listen(control, config.control.address)
+            screen.line(f"control: {SERVICE} at {address}")
             stack.push_async_callback(control.stop)
+            if options.ready_file is not None:
+                content = {"pid": os.getpid(), "address": address, "run_id": run_id}
+                write_ready_file(options.ready_file, content)
+                stack.callback(remove_ready_file, options.ready_file)
         stop.engine = engine
         _calm_the_garbage_collector()
         await engine.run()

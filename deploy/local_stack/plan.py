@@ -150,6 +150,8 @@ def strategy(
         str(options.build_dir / "state"),
         "--log-file",
         str(folder / "strategy.log"),
+        "--ready-file",
+        str(folder / "strategy.ready.json"),
     )
     look = 'make psql SQL="{sql}"'  # starts the embedded Postgres again
     if options.build_dir != DEFAULT_BUILD_DIR:  # else the configuration's word counts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -50,6 +52,7 @@ class Stack:
                 f"{self.folder} cannot be made ({error.strerror}): free space, correct its rights, "
                 "or give --build-dir another folder"
             ) from error
+        self._addresses_file = self.folder / "addresses.json"
         _forget_old_runs(runs)
 
     async def run(self) -> int:
@@ -143,6 +146,8 @@ class Stack:
     async def _trade(
         self, addresses: dict[str, str], session: dict[str, Any] | None, database_url: str
     ) -> int:
+        with contextlib.suppress(OSError):  # a convenience: the run goes on without
+            _write_whole(self._addresses_file, json.dumps({"pid": os.getpid(), **addresses}) + "\n")
         command = plan.strategy(self._options, addresses, session, self.folder)
         self._say(
             f"strategy: starting {time.monotonic() - self._began:.1f} s after the first process; logs in {self.folder}"
@@ -157,6 +162,7 @@ class Stack:
         return await self._strategy.wait()
 
     async def _stop_all(self) -> None:
+        self._addresses_file.unlink(missing_ok=True)  # `tradeserve` looks for it
         await self._supervisor.stop()
         if self._strategy is not None and self._strategy.returncode is None:
             self._say(f"strategy: did not stop within {_STRATEGY_STOP_S:.0f} s; killed")
@@ -176,6 +182,13 @@ def _session_line(session: dict[str, Any]) -> str:
         f"session: {session['source']}, {', '.join(session['symbols'])}, {session['bar_size_s']} s bars, "
         f"{start} to {end} UTC at {session['speed']:g} x real time"
     )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _without_password(database_url: str) -> str:

@@ -1,0 +1,67 @@
+"""The `tradeserve` command line."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from tradeserve_cli import output, search
+from tradeserve_cli.arguments import Parser, UsageError
+from tradeserve_client.answers import Reason
+from tradeserve_client.errors import CallError, ContractError, TradeserveError
+
+NO_ANSWER = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
+"""Exit status of shells after Ctrl-C."""
+
+
+def parser() -> Parser:
+    """Return the parser of every command."""
+    made = Parser(
+        prog="tradeserve",
+        description="Ask models, search past market states, read charts, and look at a running strategy.",
+        epilog="tradeserve COMMAND --help shows an example of each command",
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=metadata.version("tradeserve"))
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for command in (search,):
+        command.register(commands)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    parsed = parser().parse_args(arguments)
+    as_json = bool(getattr(parsed, "json", False))
+    try:
+        status = parsed.run(parsed)
+        if inspect.iscoroutine(status):
+            status = asyncio.run(status)
+        return int(status)
+    except UsageError as error:
+        output.complain(str(error))
+        return WRONG_USAGE
+    except (CallError, ContractError) as error:
+        if as_json:
+            reason = error.reason if isinstance(error, CallError) else Reason.CONTRACT_MISMATCH
+            output.document({"answered": False, "reason": reason.value, "detail": str(error)})
+        output.complain(str(error))
+        return NO_ANSWER
+    except TradeserveError as error:  # a target or a TLS file that can't be used
+        output.complain(str(error))
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left; what is buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_ANSWER
+
+
+if __name__ == "__main__":
+    sys.exit(main())
