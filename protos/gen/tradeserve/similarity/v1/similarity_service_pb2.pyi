@@ -57,14 +57,39 @@ class GetIndexResponse(_message.Message):
     AS_OF_TIME_FIELD_NUMBER: _builtins.int
     HORIZON_BARS_FIELD_NUMBER: _builtins.int
     STATEMENT_FIELD_NUMBER: _builtins.int
+    INDEX_KIND_FIELD_NUMBER: _builtins.int
+    RECALL_AT_10_FIELD_NUMBER: _builtins.int
+    RECALL_QUERY_COUNT_FIELD_NUMBER: _builtins.int
+    UNMERGED_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_COUNT_FIELD_NUMBER: _builtins.int
+    DURABLE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     dimension: _builtins.int
     """Length of every embedding."""
     state_count: _builtins.int
-    """Number of states in the index."""
+    """Number of states that searches can find."""
     horizon_bars: _builtins.int
     """How many bars ahead forward_return_bps looks."""
     statement: _builtins.str
     """What the index's card says on skill, in plain words, at most 1,000 characters."""
+    index_kind: _builtins.str
+    """How the main part is searched, as a FAISS factory string. Example: "IVF4096,PQ64x4fs,RFlat".
+    "Flat" is exact. States that were added since the last merge are always searched exactly.
+    """
+    recall_at_10: _builtins.float
+    """Share of the ten nearest states that a search finds, measured when the main part was built
+    against an exact search, on states that it was not trained on; 1 when it is exact.
+    """
+    recall_query_count: _builtins.int
+    """Number of queries behind recall_at_10; 0 when the main part is exact."""
+    unmerged_count: _builtins.int
+    """States that were added and are not merged into the main part yet."""
+    deleted_count: _builtins.int
+    """States that were deleted; they are never found."""
+    durable: _builtins.bool
+    """Whether AddStates and DeleteStates outlive the server: true when it stores them in Postgres."""
+    sequence: _builtins.int
+    """Last change of the states that the server has, in the sequence of its database; 0 without one."""
     @_builtins.property
     def provenance(self) -> _provenance_pb2.ModelProvenance:
         """The index that is loaded."""
@@ -87,10 +112,17 @@ class GetIndexResponse(_message.Message):
         as_of_time: _timestamp_pb2.Timestamp | None = ...,
         horizon_bars: _builtins.int = ...,
         statement: _builtins.str = ...,
+        index_kind: _builtins.str = ...,
+        recall_at_10: _builtins.float = ...,
+        recall_query_count: _builtins.int = ...,
+        unmerged_count: _builtins.int = ...,
+        deleted_count: _builtins.int = ...,
+        durable: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "embedding_model", b"embedding_model", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "dimension", b"dimension", "embedding_model", b"embedding_model", "horizon_bars", b"horizon_bars", "provenance", b"provenance", "state_count", b"state_count", "statement", b"statement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "deleted_count", b"deleted_count", "dimension", b"dimension", "durable", b"durable", "embedding_model", b"embedding_model", "horizon_bars", b"horizon_bars", "index_kind", b"index_kind", "provenance", b"provenance", "recall_at_10", b"recall_at_10", "recall_query_count", b"recall_query_count", "sequence", b"sequence", "state_count", b"state_count", "statement", b"statement", "unmerged_count", b"unmerged_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,6 +140,8 @@ class SearchNeighborsRequest(_message.Message):
     EMBEDDING_F32_FIELD_NUMBER: _builtins.int
     NEIGHBOR_COUNT_FIELD_NUMBER: _builtins.int
     BEFORE_TIME_FIELD_NUMBER: _builtins.int
+    CON_IDS_FIELD_NUMBER: _builtins.int
+    BAR_DURATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Made by the caller (UUIDv7) and written to its journal before the call."""
     index_name: _builtins.str
@@ -124,6 +158,16 @@ class SearchNeighborsRequest(_message.Message):
         horizon); guards against look-ahead in replays. Unset: every state counts.
         """
 
+    @_builtins.property
+    def con_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only states of these instruments (contract ids), at most 256. Empty: every instrument."""
+
+    @_builtins.property
+    def bar_duration(self) -> _duration_pb2.Duration:
+        """Only states of this length of a bar. With the index's horizon_bars it fixes the horizon of the
+        outcomes too. Unset: every length.
+        """
+
     def __init__(
         self,
         *,
@@ -133,10 +177,12 @@ class SearchNeighborsRequest(_message.Message):
         embedding_f32: _builtins.bytes = ...,
         neighbor_count: _builtins.int = ...,
         before_time: _timestamp_pb2.Timestamp | None = ...,
+        con_ids: _abc.Iterable[_builtins.int] | None = ...,
+        bar_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["before_time", b"before_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bar_duration", b"bar_duration", "before_time", b"before_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_time", b"before_time", "embedding_f32", b"embedding_f32", "index_name", b"index_name", "index_version", b"index_version", "neighbor_count", b"neighbor_count", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_duration", b"bar_duration", "before_time", b"before_time", "con_ids", b"con_ids", "embedding_f32", b"embedding_f32", "index_name", b"index_name", "index_version", b"index_version", "neighbor_count", b"neighbor_count", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -152,6 +198,7 @@ class SearchNeighborsResponse(_message.Message):
     NEIGHBORS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Echo of the request's request_id."""
     @_builtins.property
@@ -166,6 +213,10 @@ class SearchNeighborsResponse(_message.Message):
     def timing(self) -> _provenance_pb2.ServerTiming:
         """Where the server's time went."""
 
+    @_builtins.property
+    def outcomes(self) -> Global___OutcomeStatistics:
+        """What the neighbours' outcomes say together; unset when no neighbour counts."""
+
     def __init__(
         self,
         *,
@@ -173,14 +224,58 @@ class SearchNeighborsResponse(_message.Message):
         neighbors: _abc.Iterable[Global___Neighbor] | None = ...,
         provenance: _provenance_pb2.ModelProvenance | None = ...,
         timing: _provenance_pb2.ServerTiming | None = ...,
+        outcomes: Global___OutcomeStatistics | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "provenance", b"provenance", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["neighbors", b"neighbors", "provenance", b"provenance", "request_id", b"request_id", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["neighbors", b"neighbors", "outcomes", b"outcomes", "provenance", b"provenance", "request_id", b"request_id", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchNeighborsResponse: _TypeAlias = SearchNeighborsResponse  # noqa: Y015
+
+@_typing.final
+class OutcomeStatistics(_message.Message):
+    """OutcomeStatistics sums up the forward returns r of the neighbours in the same response.
+    The weight w of a neighbour is its cosine similarity; one whose similarity is not above 0 does
+    not count. A description of the past: nothing here is a forecast with demonstrated skill.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEIGHBOR_COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_RETURN_BPS_FIELD_NUMBER: _builtins.int
+    HIT_RATE_FIELD_NUMBER: _builtins.int
+    DISPERSION_BPS_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_COUNT_FIELD_NUMBER: _builtins.int
+    neighbor_count: _builtins.int
+    """Neighbours that count."""
+    mean_return_bps: _builtins.float
+    """Weighted mean forward return, sum(w r) / sum(w), in basis points."""
+    hit_rate: _builtins.float
+    """Weighted share of neighbours whose forward return is above 0, sum(w [r > 0]) / sum(w), 0 to 1."""
+    dispersion_bps: _builtins.float
+    """Weighted standard deviation of the forward returns, sqrt(sum(w (r - mean)^2) / sum(w)), in
+    basis points.
+    """
+    effective_count: _builtins.float
+    """How many equally weighted neighbours would tell as much, sum(w)^2 / sum(w^2) (Kish)."""
+    def __init__(
+        self,
+        *,
+        neighbor_count: _builtins.int = ...,
+        mean_return_bps: _builtins.float = ...,
+        hit_rate: _builtins.float = ...,
+        dispersion_bps: _builtins.float = ...,
+        effective_count: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispersion_bps", b"dispersion_bps", "effective_count", b"effective_count", "hit_rate", b"hit_rate", "mean_return_bps", b"mean_return_bps", "neighbor_count", b"neighbor_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutcomeStatistics: _TypeAlias = OutcomeStatistics  # noqa: Y015
 
 @_typing.final
 class StreamSearchNeighborsRequest(_message.Message):
@@ -223,10 +318,13 @@ class StreamSearchNeighborsResponse(_message.Message):
     SEARCH_FIELD_NUMBER: _builtins.int
     STATUS_CODE_FIELD_NUMBER: _builtins.int
     STATUS_MESSAGE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_FIELD_NUMBER: _builtins.int
     status_code: _builtins.int
     """google.rpc.Code of this search; 0 is OK."""
     status_message: _builtins.str
     """What was wrong and what to do, when status_code is not 0."""
+    status_field: _builtins.str
+    """The field of the search that was wrong, as ErrorInfo names it; empty when none was."""
     @_builtins.property
     def search(self) -> Global___SearchNeighborsResponse:
         """The answer; only its request_id is set when status_code is not 0."""
@@ -237,10 +335,11 @@ class StreamSearchNeighborsResponse(_message.Message):
         search: Global___SearchNeighborsResponse | None = ...,
         status_code: _builtins.int = ...,
         status_message: _builtins.str = ...,
+        status_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["search", b"search", "status_code", b"status_code", "status_message", b"status_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search", b"search", "status_code", b"status_code", "status_field", b"status_field", "status_message", b"status_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -409,3 +508,65 @@ class AddStatesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AddStatesResponse: _TypeAlias = AddStatesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteStatesRequest(_message.Message):
+    """Request message for SimilarityService.DeleteStates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INDEX_NAME_FIELD_NUMBER: _builtins.int
+    STATE_IDS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Made by the caller (UUIDv7)."""
+    index_name: _builtins.str
+    """Name of the index. Example: "market_states"."""
+    @_builtins.property
+    def state_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What to delete, at most 1,000 ids. An id that is not in the index changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        index_name: _builtins.str = ...,
+        state_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_name", b"index_name", "request_id", b"request_id", "state_ids", b"state_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteStatesRequest: _TypeAlias = DeleteStatesRequest  # noqa: Y015
+
+@_typing.final
+class DeleteStatesResponse(_message.Message):
+    """Response message for SimilarityService.DeleteStates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DELETED_COUNT_FIELD_NUMBER: _builtins.int
+    STATE_COUNT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Echo of the request's request_id."""
+    deleted_count: _builtins.int
+    """How many were there."""
+    state_count: _builtins.int
+    """States in the index afterwards."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        deleted_count: _builtins.int = ...,
+        state_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "request_id", b"request_id", "state_count", b"state_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteStatesResponse: _TypeAlias = DeleteStatesResponse  # noqa: Y015

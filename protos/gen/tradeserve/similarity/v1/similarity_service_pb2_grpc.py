@@ -34,6 +34,7 @@ class SimilarityServiceStub:
     FAILED_PRECONDITION: the pinned index version is not the one loaded.
     RESOURCE_EXHAUSTED: the server is full; drop, or retry after RetryInfo.
     DEADLINE_EXCEEDED: the answer could not be ready within the caller's deadline.
+    UNAVAILABLE: states can't be stored at the moment (the database is away); searches go on.
     """
 
     def __init__(self, channel):
@@ -62,6 +63,11 @@ class SimilarityServiceStub:
                 request_serializer=tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.AddStatesRequest.SerializeToString,
                 response_deserializer=tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.AddStatesResponse.FromString,
                 _registered_method=True)
+        self.DeleteStates = channel.unary_unary(
+                '/tradeserve.similarity.v1.SimilarityService/DeleteStates',
+                request_serializer=tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.DeleteStatesRequest.SerializeToString,
+                response_deserializer=tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.DeleteStatesResponse.FromString,
+                _registered_method=True)
 
 
 class SimilarityServiceServicer:
@@ -73,6 +79,7 @@ class SimilarityServiceServicer:
     FAILED_PRECONDITION: the pinned index version is not the one loaded.
     RESOURCE_EXHAUSTED: the server is full; drop, or retry after RetryInfo.
     DEADLINE_EXCEEDED: the answer could not be ready within the caller's deadline.
+    UNAVAILABLE: states can't be stored at the moment (the database is away); searches go on.
     """
 
     def GetIndex(self, request, context):
@@ -106,6 +113,14 @@ class SimilarityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteStates(self, request, context):
+        """Deletes states from the index. Searches that start after the response don't find them.
+        A state_id that was deleted is never used again: adding it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SimilarityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +144,11 @@ def add_SimilarityServiceServicer_to_server(servicer, server):
                     request_deserializer=tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.AddStatesRequest.FromString,
                     response_serializer=tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.AddStatesResponse.SerializeToString,
             ),
+            'DeleteStates': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteStates,
+                    request_deserializer=tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.DeleteStatesRequest.FromString,
+                    response_serializer=tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.DeleteStatesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tradeserve.similarity.v1.SimilarityService', rpc_method_handlers)
@@ -146,6 +166,7 @@ class SimilarityService:
     FAILED_PRECONDITION: the pinned index version is not the one loaded.
     RESOURCE_EXHAUSTED: the server is full; drop, or retry after RetryInfo.
     DEADLINE_EXCEEDED: the answer could not be ready within the caller's deadline.
+    UNAVAILABLE: states can't be stored at the moment (the database is away); searches go on.
     """
 
     @staticmethod
@@ -246,6 +267,33 @@ class SimilarityService:
             '/tradeserve.similarity.v1.SimilarityService/AddStates',
             tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.AddStatesRequest.SerializeToString,
             tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.AddStatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteStates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeserve.similarity.v1.SimilarityService/DeleteStates',
+            tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.DeleteStatesRequest.SerializeToString,
+            tradeserve_dot_similarity_dot_v1_dot_similarity__service__pb2.DeleteStatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,7 @@ class SimilarityServiceStub:
     FAILED_PRECONDITION: the pinned index version is not the one loaded.
     RESOURCE_EXHAUSTED: the server is full; drop, or retry after RetryInfo.
     DEADLINE_EXCEEDED: the answer could not be ready within the caller's deadline.
+    UNAVAILABLE: states can't be stored at the moment (the database is away); searches go on.
     """
 
     @_typing.overload
@@ -54,6 +55,10 @@ class SimilarityServiceStub:
     """Adds states to the index. They are found by searches that start after the response.
     Adding a state whose state_id is already there changes nothing.
     """
+    DeleteStates: _grpc.UnaryUnaryMultiCallable[_similarity_service_pb2.DeleteStatesRequest, _similarity_service_pb2.DeleteStatesResponse]
+    """Deletes states from the index. Searches that start after the response don't find them.
+    A state_id that was deleted is never used again: adding it changes nothing.
+    """
 
 @_typing.type_check_only
 class SimilarityServiceAsyncStub(SimilarityServiceStub):
@@ -65,6 +70,7 @@ class SimilarityServiceAsyncStub(SimilarityServiceStub):
     FAILED_PRECONDITION: the pinned index version is not the one loaded.
     RESOURCE_EXHAUSTED: the server is full; drop, or retry after RetryInfo.
     DEADLINE_EXCEEDED: the answer could not be ready within the caller's deadline.
+    UNAVAILABLE: states can't be stored at the moment (the database is away); searches go on.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -81,6 +87,10 @@ class SimilarityServiceAsyncStub(SimilarityServiceStub):
     """Adds states to the index. They are found by searches that start after the response.
     Adding a state whose state_id is already there changes nothing.
     """
+    DeleteStates: _aio.UnaryUnaryMultiCallable[_similarity_service_pb2.DeleteStatesRequest, _similarity_service_pb2.DeleteStatesResponse]  # type: ignore[assignment]
+    """Deletes states from the index. Searches that start after the response don't find them.
+    A state_id that was deleted is never used again: adding it changes nothing.
+    """
 
 class SimilarityServiceServicer(metaclass=_abc_1.ABCMeta):
     """SimilarityService finds past market states that look like the present one.
@@ -91,6 +101,7 @@ class SimilarityServiceServicer(metaclass=_abc_1.ABCMeta):
     FAILED_PRECONDITION: the pinned index version is not the one loaded.
     RESOURCE_EXHAUSTED: the server is full; drop, or retry after RetryInfo.
     DEADLINE_EXCEEDED: the answer could not be ready within the caller's deadline.
+    UNAVAILABLE: states can't be stored at the moment (the database is away); searches go on.
     """
 
     @_abc_1.abstractmethod
@@ -128,6 +139,16 @@ class SimilarityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_similarity_service_pb2.AddStatesResponse, _abc.Awaitable[_similarity_service_pb2.AddStatesResponse]]:
         """Adds states to the index. They are found by searches that start after the response.
         Adding a state whose state_id is already there changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteStates(
+        self,
+        request: _similarity_service_pb2.DeleteStatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_similarity_service_pb2.DeleteStatesResponse, _abc.Awaitable[_similarity_service_pb2.DeleteStatesResponse]]:
+        """Deletes states from the index. Searches that start after the response don't find them.
+        A state_id that was deleted is never used again: adding it changes nothing.
         """
 
 def add_SimilarityServiceServicer_to_server(servicer: SimilarityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
