@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from tradeserve_cli import output, search
+from tradeserve_cli import descriptors, output, search
 from tradeserve_cli.arguments import Parser, UsageError
 from tradeserve_client.answers import Reason
 from tradeserve_client.errors import CallError, ContractError, TradeserveError
@@ -30,7 +30,7 @@ def parser() -> Parser:
     )
     made.add_argument("--version", action="version", version=metadata.version("tradeserve"))
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (search,):
+    for command in (search, descriptors):
         command.register(commands)
     return made
 

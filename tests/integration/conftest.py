@@ -6,4 +6,5 @@ from postgres_fixture import (  # noqa: F401 - fixtures
     postgres_url,
     reachable_tmp,
 )
+from served_models import real_similarity, real_triton  # noqa: F401 - fixtures
 from stack_process import stacks  # noqa: F401 - a fixture
