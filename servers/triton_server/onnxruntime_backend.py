@@ -1,4 +1,4 @@
-"""Triton's Python-based backend "onnxruntime": serve a standard ONNX model repository on the CPU.
+"""Triton's Python-based backend "onnxruntime": serve a standard ONNX model repository.
 
 The launcher copies this one file to <backend-dir>/onnxruntime/model.py, where it stands in for the
 native ONNX Runtime backend of the NVIDIA image; so it imports nothing of this project.
@@ -9,19 +9,22 @@ those are built against numpy 1 and silently give 0 bytes under numpy 2.
 
 import ctypes
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
-_PROVIDERS = ["CPUExecutionProvider"]
+_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _DEFAULT_MODEL_FILE = "model.onnx"
 # What tritonserver itself assumes for a batching model whose config names no max_batch_size.
 _DEFAULT_MAX_BATCH_SIZE = 4
 _DLPACK_CPU = (1, 0)
+# Asking Triton whether a request was cancelled is a round trip of 60 us: too dear for a model of 200 us.
+_WORTH_ASKING_NS = 1_000_000
 # The name that DLPack gives a capsule whose content was taken; a capsule keeps a pointer to it.
 _TAKEN = ctypes.c_char_p(b"used_dltensor")
 _TRITON_TYPES = {
@@ -46,7 +49,7 @@ class _Job(NamedTuple):
     position: int
     feeds: dict[str, Any]
     output_names: list[str]
-    batch: int
+    row_count: int
 
 
 class _Exported:
@@ -75,7 +78,7 @@ class TritonPythonModel:
             return auto_complete_model_config
         file_name = config.get("default_model_filename") or _DEFAULT_MODEL_FILE
         session = onnxruntime.InferenceSession(
-            str(Path(pb_utils.get_model_dir()) / file_name), providers=_PROVIDERS
+            str(Path(pb_utils.get_model_dir()) / file_name), providers=[_CPU]
         )
         inputs, outputs = ([_described(node) for node in nodes] for nodes in _nodes(session))
         batched = config["max_batch_size"] > 0
@@ -99,24 +102,34 @@ class TritonPythonModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = _int_parameter(config, "intra_op_thread_count", 1)
         options.inter_op_num_threads = _int_parameter(config, "inter_op_thread_count", 1)
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=_PROVIDERS)
+        if options.inter_op_num_threads != 1:
+            options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+        providers = _providers(
+            config,
+            args.get("model_instance_kind", "CPU"),
+            int(args.get("model_instance_device_id", "0")),
+            onnxruntime.get_available_providers(),
+        )
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self._batched = config.get("max_batch_size", 0) > 0
         graph_inputs, graph_outputs = _nodes(self._session)
-        _compare("input", config["input"], graph_inputs, path)
-        _compare("output", config["output"], graph_outputs, path)
-        self._optional = {entry["name"] for entry in config["input"] if entry.get("optional")}
-        self._input_names = [entry["name"] for entry in config["input"]]
+        _compare("input", config["input"], graph_inputs, self._batched, path)
+        _compare("output", config["output"], graph_outputs, self._batched, path)
+        self._needed = {entry["name"] for entry in config["input"] if not entry.get("optional")}
         self._output_names = [entry["name"] for entry in config["output"]]
+        self._request_ns = 0
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer every request, in order; one that fails never fails its neighbours.
-
-        Requests cancelled in the queue don't come here, Triton drops them; asking for each one that
-        does, `request.is_cancelled()`, is a round trip of 45 us for nothing.
-        """
+        """Answer every request, in order; one that fails never fails its neighbours."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[tuple[Any, ...], list[_Job]] = {}
+        # Triton drops what is cancelled, or past its deadline, from its queue; but it keeps one batch
+        # ahead of the one that runs, which grows old behind a slow model.
+        ask = self._request_ns > _WORTH_ASKING_NS
         for position, request in enumerate(requests):
+            if ask and request.is_cancelled():
+                responses[position] = _failure("cancelled before its run", pb_utils.TritonError.CANCELLED)
+                continue
             try:
                 job = self._job(position, request)
             except ValueError as e:
@@ -132,35 +145,35 @@ class TritonPythonModel:
         self._session = None
 
     def _job(self, position: int, request: Any) -> _Job:
-        feeds = {}
-        for name in self._input_names:
-            tensor = pb_utils.get_input_tensor_by_name(request, name)
-            if tensor is not None:
-                feeds[name] = np.from_dlpack(_Exported(tensor))
-            elif name not in self._optional:
-                raise ValueError(f"input '{name}' is missing")
-        wanted = set(request.requested_output_names())
+        feeds = {tensor.name(): np.from_dlpack(_Exported(tensor)) for tensor in request.inputs()}
+        if not self._needed <= feeds.keys():
+            raise ValueError(f"input '{min(self._needed - feeds.keys())}' is missing")
+        wanted = request.requested_output_names()
         output_names = [name for name in self._output_names if name in wanted] or self._output_names
-        first = next(iter(feeds.values()), None)
-        return _Job(
-            position, feeds, output_names, first.shape[0] if self._batched and first is not None else 0
-        )
+        row_count = 0
+        if self._batched:
+            counts = {array.shape[0] for array in feeds.values()}
+            if len(counts) != 1:
+                raise ValueError(f"the inputs have {sorted(counts)} rows, expected the same number in each")
+            (row_count,) = counts
+        return _Job(position, feeds, output_names, row_count)
 
     def _group_key(self, job: _Job) -> tuple[Any, ...]:
         """Tell requests apart that can't share a run: other inputs or other inner shapes."""
         if not self._batched:
             return (job.position,)
-        return tuple((name, array.shape[1:]) for name, array in job.feeds.items())
+        return tuple(sorted((name, array.shape[1:]) for name, array in job.feeds.items()))
 
     def _run(self, jobs: list[_Job], responses: list[Any]) -> None:
         names = [name for name in self._output_names if any(name in job.output_names for job in jobs)]
         feeds = jobs[0].feeds
         if len(jobs) > 1:
             feeds = {name: np.concatenate([job.feeds[name] for job in jobs]) for name in feeds}
+        began_ns = perf_counter_ns()
         try:
             outputs = dict(zip(names, self._session.run(names, feeds), strict=True))
             if len(jobs) > 1:
-                _check_rows(outputs, sum(job.batch for job in jobs))
+                _check_rows(outputs, sum(job.row_count for job in jobs))
         except Exception as e:  # noqa: BLE001 - onnxruntime's exceptions share no base class
             if len(jobs) == 1:
                 responses[jobs[0].position] = _failure(f"onnxruntime: {e}", pb_utils.TritonError.INTERNAL)
@@ -168,13 +181,17 @@ class TritonPythonModel:
             for job in jobs:
                 self._run([job], responses)
             return
+        self._request_ns = (perf_counter_ns() - began_ns) // len(jobs)
         start = 0
         for job in jobs:
-            rows = slice(start, start + job.batch) if len(jobs) > 1 else slice(None)
-            start += job.batch
-            responses[job.position] = pb_utils.InferenceResponse(
-                [_tensor(name, outputs[name], rows) for name in job.output_names]
-            )
+            rows = slice(start, start + job.row_count) if len(jobs) > 1 else slice(None)
+            start += job.row_count
+            try:
+                tensors = [_tensor(name, outputs[name], rows) for name in job.output_names]
+            except pb_utils.TritonModelException as e:  # Triton takes no empty tensor, for one
+                responses[job.position] = _failure(f"the output: {e}", pb_utils.TritonError.INTERNAL)
+                continue
+            responses[job.position] = pb_utils.InferenceResponse(tensors)
 
 
 def _nodes(session: Any) -> tuple[list[Any], list[Any]]:
@@ -188,14 +205,62 @@ def _described(node: Any) -> tuple[str, str, list[int]]:
     return node.name, _TRITON_TYPES[node.type], [d if isinstance(d, int) else -1 for d in node.shape]
 
 
-def _compare(kind: str, entries: Iterable[dict[str, Any]], nodes: list[Any], path: Path) -> None:
-    graph = {name: data_type for name, data_type, _ in map(_described, nodes)}
+def _compare(
+    kind: str, entries: Iterable[dict[str, Any]], nodes: list[Any], batched: bool, path: Path
+) -> None:
+    graph = {name: (data_type, dims) for name, data_type, dims in map(_described, nodes)}
     for entry in entries:
         name, data_type = entry["name"], entry["data_type"]
         if name not in graph:
             raise ValueError(f"config.pbtxt names {kind} '{name}', but {path} has {sorted(graph)}")
-        if graph[name] != data_type:
-            raise ValueError(f"config.pbtxt says {kind} '{name}' is {data_type}, {path} says {graph[name]}")
+        graph_type, graph_dims = graph[name]
+        if graph_type != data_type:
+            raise ValueError(f"config.pbtxt says {kind} '{name}' is {data_type}, {path} says {graph_type}")
+        shape = entry.get("reshape", {}).get("shape", entry["dims"])
+        dims = [-1] * batched + [int(size) for size in shape]
+        # An output of unknown rank has no dims in the graph; -1 on either side fits any length.
+        if graph_dims and (
+            len(dims) != len(graph_dims)
+            or any(a != b and -1 not in (a, b) for a, b in zip(dims, graph_dims, strict=True))
+        ):
+            raise ValueError(
+                f"config.pbtxt says {kind} '{name}' has dims {dims} with the batch, {path} says {graph_dims}"
+            )
+
+
+def _providers(
+    config: Mapping[str, Any], kind: str, device_id: int, available: Sequence[str]
+) -> list[str | tuple[str, dict[str, str]]]:
+    """Give ONNX Runtime's providers, best first, for the instance group that Triton chose.
+
+    Raises:
+        ValueError: The group is on a GPU and this ONNX Runtime has no CUDA.
+    """
+    if kind != "GPU":
+        return [_CPU]
+    if _CUDA not in available:
+        raise ValueError(
+            f"config.pbtxt wants KIND_GPU, but this onnxruntime has only {', '.join(available)}: install "
+            "onnxruntime-gpu in Triton's environment, or serve configs/cpu.pbtxt (--model-config-name=cpu)"
+        )
+    device = {"device_id": str(device_id)}
+    chosen: list[str | tuple[str, dict[str, str]]] = [(_CUDA, device), _CPU]
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    for accelerator in accelerators.get("gpu_execution_accelerator", []):
+        if accelerator["name"] == "tensorrt" and _TENSORRT in available:
+            chosen.insert(0, (_TENSORRT, device | _tensorrt_options(accelerator.get("parameters", {}))))
+    return chosen
+
+
+def _tensorrt_options(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Translate the native backend's parameters; those that start with trt_ are ONNX Runtime's own."""
+    options = {key: value for key, value in parameters.items() if key.startswith("trt_")}
+    precision = parameters.get("precision_mode", "FP32")
+    if precision in {"FP16", "INT8"}:
+        options[f"trt_{precision.lower()}_enable"] = "true"
+    if "max_workspace_size_bytes" in parameters:
+        options["trt_max_workspace_size"] = parameters["max_workspace_size_bytes"]
+    return options
 
 
 def _int_parameter(config: dict[str, Any], key: str, default: int) -> int:

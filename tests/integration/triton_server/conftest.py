@@ -25,7 +25,11 @@ _DATA = Path(__file__).parents[1] / "data"
 VENV = _ROOT / "build" / "venv-triton"
 _START_TIMEOUT_S = 60.0
 _CALL_TIMEOUT_S = 10.0
-_TYPES = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "bool": "BOOL"}
+_TYPES = {
+    **{f"float{bits}": f"FP{bits}" for bits in (16, 32, 64)},
+    **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for bits in (8, 16, 32, 64) for sign in ("", "u")},
+    "bool": "BOOL",
+}
 
 AFFINE_CONFIG = """
 platform: "onnxruntime_onnx"
@@ -90,7 +94,13 @@ class RunningLauncher:
             )
         return service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
-    def send(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> Any:
+    def send(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] = (),
+        timeout_s: float = _CALL_TIMEOUT_S,
+    ) -> Any:
         """Start a call without waiting for it."""
         request = service_pb2.ModelInferRequest(model_name=model)
         for name, array in inputs.items():
@@ -98,7 +108,7 @@ class RunningLauncher:
             request.raw_input_contents.append(array.tobytes())
         for name in outputs:
             request.outputs.add(name=name)
-        return self.stub.ModelInfer.future(request, timeout=_CALL_TIMEOUT_S)
+        return self.stub.ModelInfer.future(request, timeout=timeout_s)
 
     def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
         return decode(self.send(model, inputs, outputs).result())
@@ -211,6 +221,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RunningLauncher]]:
         return launchers[-1]
 
     yield started
+    for launcher in launchers:
+        launcher.stop()
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningLauncher]]:
+    """Start a launcher on a repository of the module's own; all its tests share it."""
+    launchers: list[RunningLauncher] = []
+
+    def serving(repository: Path, *arguments: str) -> RunningLauncher:
+        launchers.append(launch(repository, tmp_path_factory.mktemp("serve") / "launcher", *arguments))
+        return launchers[-1]
+
+    yield serving
     for launcher in launchers:
         launcher.stop()
 
