@@ -23,6 +23,7 @@ from journal.queries import JournalReader
 from journal.rows import Run
 from journal.writer import Journal
 from server_runtime.errors import StartError
+from server_runtime.metrics import ServerMetrics
 from server_runtime.ready import remove_ready_file, write_ready_file
 from server_runtime.server import GrpcServer, ServerOptions
 from strategy import report
@@ -33,6 +34,7 @@ from strategy.adapters.grpc_forecaster import GrpcForecaster
 from strategy.adapters.ibkr_broker import IbkrBroker
 from strategy.adapters.ibkr_connection import IbkrConnection
 from strategy.adapters.ibkr_feed import IbkrFeed
+from strategy.adapters.metrics import RunCollector
 from strategy.config import SIMILARITY, StrategyConfig
 from strategy.engine import Engine
 from strategy.market_view import MarketView
@@ -144,8 +146,14 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
             voters=voters,
             rows=lambda: _counts(journal),
         )
+        metrics = ServerMetrics()
+        metrics.registry.register(RunCollector(engine, lambda: _counts(journal)))
+        if config.control.metrics_address:
+            stack.push_async_callback(asyncio.to_thread, metrics.stop_http)  # a scrape may wait for this loop
+            address = _serve_metrics(metrics, config.control.metrics_address)
+            screen.line(f"metrics: http://{address}/metrics")
         if config.control.address:
-            control = _control(config, engine)
+            control = _control(config, engine, metrics)
             address = await _listen(control, config.control.address)
             screen.line(f"control: {SERVICE} at {address}")
             stack.push_async_callback(control.stop)
@@ -267,9 +275,9 @@ def _run_row(
     )
 
 
-def _control(config: StrategyConfig, engine: Engine) -> GrpcServer:
+def _control(config: StrategyConfig, engine: Engine, metrics: ServerMetrics) -> GrpcServer:
     host, _, port = config.control.address.rpartition(":")
-    server = GrpcServer(ServerOptions(host=host, port=int(port)))
+    server = GrpcServer(ServerOptions(host=host, port=int(port)), metrics)
     server.add_service(SERVICE, register(StrategyServicer(engine)))
     return server
 
@@ -322,6 +330,17 @@ async def _listen(control: GrpcServer, address: str) -> str:
         problem = str(error).partition(":")[0]
         raise StartError(
             f"control.address {address}: {problem}; stop what listens there, or set another (port 0 picks a free one)"
+        ) from error
+
+
+def _serve_metrics(metrics: ServerMetrics, address: str) -> str:
+    host, _, port = address.rpartition(":")
+    try:
+        return f"{host}:{metrics.start_http(host, int(port))}"
+    except StartError as error:
+        problem = str(error).partition(": choose")[0]
+        raise StartError(
+            f"control.metrics_address {address}: {problem}; set another (port 0 picks a free one)"
         ) from error
 
 

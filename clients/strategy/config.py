@@ -235,10 +235,12 @@ class ControlSection:
 
     Attributes:
         address: Where its control service listens; port 0 picks one; "" = off.
+        metrics_address: Where Prometheus finds the figures of the run; port 0 picks one; "" = off.
         kill_file: The kill switch: trading stops while this file exists; "" = none.
     """
 
     address: Target
+    metrics_address: Annotated[str, Matches(r"|[^\s:/]+:\d{1,5}", 'host:port, or "" for off')]
     kill_file: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,12 @@ STAGES = ("window", "forecasts", "decide", "intent", "order")
 """Stages of a decision, in order: bar to window; calls; ensemble, policy and risk; the intent made
 durable; the order on the socket. The last two only where an order was sent."""
 
+BUCKETS_S = (
+    0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25,
+)  # fmt: skip
+"""Upper bounds of the histograms, seconds: dense up to the default budget of 50 ms."""
+
+_BUCKETS_NS = tuple(round(bound * 1e9) for bound in BUCKETS_S)
 _KEPT_SAMPLES = 100_000
 
 
@@ -46,6 +53,29 @@ def percentile(samples: Sequence[float], share: float) -> float:
     return ordered[int(rank) - 1]
 
 
+class Spans:
+    """Durations of one kind: a histogram of all of them, and the latest themselves for percentiles.
+
+    Attributes:
+        counts: How many were at most each bound of BUCKETS_S and above the one before; then those beyond.
+        sum_ns: Of all.
+        latest: The last 100,000, nanoseconds.
+    """
+
+    __slots__ = ("counts", "latest", "sum_ns")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS_NS) + 1)
+        self.sum_ns = 0
+        self.latest: deque[int] = deque(maxlen=_KEPT_SAMPLES)
+
+    def add(self, span_ns: int) -> None:
+        """Count one."""
+        self.counts[bisect_left(_BUCKETS_NS, span_ns)] += 1
+        self.sum_ns += span_ns
+        self.latest.append(span_ns)
+
+
 @dataclass(slots=True)
 class ServiceTally:
     """What one service did in this run."""
@@ -54,7 +84,7 @@ class ServiceTally:
     missing: Counter[str] = field(default_factory=Counter)
     last_missing: str = ""
     late_reported: int = 0
-    round_trip_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_KEPT_SAMPLES))
+    round_trip: Spans = field(default_factory=Spans)
 
 
 class RunLedger:
@@ -67,7 +97,7 @@ class RunLedger:
         self.orders = 0
         self.fills = 0
         self.services: dict[str, ServiceTally] = {}
-        self.stages: dict[str, deque[int]] = {}
+        self.stages: dict[str, Spans] = {}
 
     def add_decision(self, side: str, clock: StageClock, *, quorum: bool, budget_ns: int) -> None:
         """Count a decision and its spans."""
@@ -75,17 +105,17 @@ class RunLedger:
         self.without_quorum += not quorum
         self.over_budget += clock.total_ns > budget_ns
         for stage, span_ns in clock.spans.items():
-            self._samples(stage).append(span_ns)
-        self._samples("bar to decision").append(sum(clock.spans.get(stage, 0) for stage in STAGES[:3]))
+            self._spans(stage).add(span_ns)
+        self._spans("bar to decision").add(sum(clock.spans.get(stage, 0) for stage in STAGES[:3]))
         if "order" in clock.spans:
-            self._samples("bar to order").append(clock.total_ns)
+            self._spans("bar to order").add(clock.total_ns)
 
     def add_answer(self, service: str, round_trip_ns: int) -> None:
         """Count an answer that came in time."""
         tally = self.service(service)
         tally.in_time += 1
         if round_trip_ns >= 0:
-            tally.round_trip_ns.append(round_trip_ns)
+            tally.round_trip.add(round_trip_ns)
 
     def add_missing(self, service: str, reason: str, detail: str) -> None:
         """Count an answer that did not."""
@@ -100,9 +130,9 @@ class RunLedger:
     def stage_rows(self) -> Iterable[tuple[str, int, float, float, float]]:
         """Yield (stage, samples, p50, p90, p99) in milliseconds, in the order of the path."""
         for name in (*STAGES, "bar to decision", "bar to order"):
-            samples = self.stages.get(name)
-            if samples:
-                values = [value / 1e6 for value in samples]
+            spans = self.stages.get(name)
+            if spans is not None:
+                values = [value / 1e6 for value in spans.latest]
                 yield (
                     name,
                     len(values),
@@ -111,8 +141,8 @@ class RunLedger:
                     percentile(values, 0.99),
                 )
 
-    def _samples(self, name: str) -> deque[int]:
-        return self.stages.setdefault(name, deque(maxlen=_KEPT_SAMPLES))
+    def _spans(self, name: str) -> Spans:
+        return self.stages.setdefault(name, Spans())
 
 
 def shares(spans: Mapping[str, int]) -> dict[str, float]:

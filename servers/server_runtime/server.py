@@ -153,7 +153,8 @@ class GrpcServer:
         await self._server.stop(None)
         await stopped
         self._server = None
-        self.metrics.stop_http()
+        if self.metrics_address:
+            self.metrics.stop_http()
         if self.options.unix_path:
             self.options.unix_path.unlink(missing_ok=True)
 
