@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
     from tradeserve_client.breaker import BreakerState, CircuitBreaker
-    from tradeserve_client.budget import Deadline, LatencyBudget
+    from tradeserve_client.budget import Budget, Deadline, LatencyBudget
     from tradeserve_client.channel import Link, TlsFiles, open_channel
+    from tradeserve_client.chart_reading import ChartQuery, ChartReading, ChartReadingClient
     from tradeserve_client.contract import ExpectedModel, ModelContract, TensorSpec, require
     from tradeserve_client.errors import (
         CallError,
@@ -27,16 +28,57 @@ if TYPE_CHECKING:
         WrongRequestError,
     )
     from tradeserve_client.fan_out import CallGroup, FanOut, Lane, PendingCall
+    from tradeserve_client.inference import Inference, PreparedModel
+    from tradeserve_client.replicas import ReplicaLimits
+    from tradeserve_client.resilience import CallCounts, Resilience
     from tradeserve_client.search_stream import PendingSearch, SearchStream
     from tradeserve_client.similarity import IndexInfo, Match, Matches, SearchQuery, SimilarityClient
-    from tradeserve_client.triton import Inference, PreparedModel, TritonClient
+    from tradeserve_client.similarity_replicas import SimilarityReplicas
+    from tradeserve_client.strategy_service import (
+        KillResult,
+        OpenPosition,
+        ServiceState,
+        Side,
+        StrategyClient,
+        StrategyDecision,
+        StrategyStatus,
+        TradingState,
+    )
+    from tradeserve_client.triton import TritonClient
 
 _HOMES = {
-    "answers": ("Answer", "CallRecord", "NoAnswer", "Outcome", "Reason"),
-    "breaker": ("BreakerState", "CircuitBreaker"),
-    "budget": ("Deadline", "LatencyBudget"),
-    "channel": ("Link", "TlsFiles", "open_channel"),
-    "contract": ("ExpectedModel", "ModelContract", "TensorSpec", "require"),
+    "answers": (
+        "Answer",
+        "CallRecord",
+        "NoAnswer",
+        "Outcome",
+        "Reason",
+    ),
+    "breaker": (
+        "BreakerState",
+        "CircuitBreaker",
+    ),
+    "budget": (
+        "Budget",
+        "Deadline",
+        "LatencyBudget",
+    ),
+    "channel": (
+        "Link",
+        "TlsFiles",
+        "open_channel",
+    ),
+    "chart_reading": (
+        "ChartQuery",
+        "ChartReading",
+        "ChartReadingClient",
+    ),
+    "contract": (
+        "ExpectedModel",
+        "ModelContract",
+        "TensorSpec",
+        "require",
+    ),
     "errors": (
         "CallError",
         "ContractError",
@@ -48,19 +90,58 @@ _HOMES = {
         "TradeserveError",
         "WrongRequestError",
     ),
-    "fan_out": ("CallGroup", "FanOut", "Lane", "PendingCall"),
-    "search_stream": ("PendingSearch", "SearchStream"),
-    "similarity": ("IndexInfo", "Match", "Matches", "SearchQuery", "SimilarityClient"),
-    "triton": ("Inference", "PreparedModel", "TritonClient"),
+    "fan_out": (
+        "CallGroup",
+        "FanOut",
+        "Lane",
+        "PendingCall",
+    ),
+    "inference": (
+        "Inference",
+        "PreparedModel",
+    ),
+    "replicas": ("ReplicaLimits",),
+    "resilience": (
+        "CallCounts",
+        "Resilience",
+    ),
+    "search_stream": (
+        "PendingSearch",
+        "SearchStream",
+    ),
+    "similarity": (
+        "IndexInfo",
+        "Match",
+        "Matches",
+        "SearchQuery",
+        "SimilarityClient",
+    ),
+    "similarity_replicas": ("SimilarityReplicas",),
+    "strategy_service": (
+        "KillResult",
+        "OpenPosition",
+        "ServiceState",
+        "Side",
+        "StrategyClient",
+        "StrategyDecision",
+        "StrategyStatus",
+        "TradingState",
+    ),
+    "triton": ("TritonClient",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Answer",
     "BreakerState",
+    "Budget",
+    "CallCounts",
     "CallError",
     "CallGroup",
     "CallRecord",
+    "ChartQuery",
+    "ChartReading",
+    "ChartReadingClient",
     "CircuitBreaker",
     "ContractError",
     "Deadline",
@@ -68,6 +149,7 @@ __all__ = [
     "FanOut",
     "IndexInfo",
     "Inference",
+    "KillResult",
     "Lane",
     "LatencyBudget",
     "Link",
@@ -76,21 +158,31 @@ __all__ = [
     "Matches",
     "ModelContract",
     "NoAnswer",
+    "OpenPosition",
     "Outcome",
     "PendingCall",
     "PendingSearch",
     "PreparedModel",
     "Reason",
+    "ReplicaLimits",
+    "Resilience",
     "SearchQuery",
     "SearchStream",
     "ServerBusyError",
     "ServerDownError",
     "ServerFailedError",
+    "ServiceState",
+    "Side",
     "SimilarityClient",
+    "SimilarityReplicas",
+    "StrategyClient",
+    "StrategyDecision",
+    "StrategyStatus",
     "TensorSpec",
     "TlsFiles",
     "TooLateError",
     "TradeserveError",
+    "TradingState",
     "TritonClient",
     "WrongRequestError",
     "open_channel",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import TypeAlias
 
 ClockNs: TypeAlias = Callable[[], int]
@@ -80,3 +81,24 @@ class LatencyBudget:
         now_ns = self.clock_ns()
         end_ns = min(now_ns + max(0, share_ns), self.end_ns)
         return LatencyBudget(min(now_ns, end_ns), end_ns, self.clock_ns)
+
+
+Budget: TypeAlias = LatencyBudget | Deadline | float
+"""How long a call may take: what is left of a budget, until a deadline, or seconds from now."""
+
+
+def deadline_of(budget: Budget, clock_ns: ClockNs) -> Deadline:
+    """Return until when an answer counts.
+
+    Raises:
+        ValueError: Seconds that are not a number above 0 and at most a day.
+    """
+    if isinstance(budget, Deadline):
+        return budget
+    if isinstance(budget, LatencyBudget):
+        return budget.deadline
+    if not (isfinite(budget) and 0 < budget <= 86_400):
+        raise ValueError(
+            f"budget = {budget!r}: give seconds above 0, e.g. 0.02, a Deadline or a LatencyBudget"
+        )
+    return Deadline(clock_ns() + round(budget * 1e9))

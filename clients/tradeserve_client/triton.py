@@ -6,227 +6,167 @@ rebuild every request and serialize it twice.
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import grpc.aio
-import numpy as np
-from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from uuid_utils import uuid7
 
-from tradeserve_client.answers import CallRecord
+from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import CircuitBreaker
-from tradeserve_client.channel import Link, TlsFiles
-from tradeserve_client.contract import ModelContract, TensorSpec
-from tradeserve_client.errors import MalformedResponseError, error_of
-from tradeserve_client.fan_out import Lane
+from tradeserve_client.budget import Budget, ClockNs, deadline_of
+from tradeserve_client.channel import TlsFiles, Transport
+from tradeserve_client.contract import ExpectedModel, ModelContract, TensorSpec
+from tradeserve_client.contract_watch import ContractWatch, OnContractChange
+from tradeserve_client.errors import error_of
+from tradeserve_client.fan_out import FanOut, Lane, OnLate
+from tradeserve_client.inference import Inference, InferRequest, PreparedModel
+from tradeserve_client.metadata import Metadata, MetadataSource
+from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets
+from tradeserve_client.resilience import CallCounts, Caller, Resilience
+from tradeserve_client.tensor_request import TensorRequests
+
+__all__ = ["INFER_METHOD", "InferRequest", "Inference", "PreparedModel", "TritonClient"]
 
 INFER_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
-_DTYPES: Mapping[str, np.dtype[Any]] = {
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "BOOL": np.dtype("?"),
-}
-# Protobuf tags: (field number << 3) | 2 for length-delimited.
-_ID_TAG = b"\x1a"
-_RAW_INPUT_TAG = b"\x3a"
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """What a model answered.
-
-    Attributes:
-        model_name: As the server said.
-        model_version: As the server said.
-        outputs: Name -> array, read-only.
-    """
-
-    model_name: str
-    model_version: int
-    outputs: Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class InferRequest:
-    """One inference, ready to be sent by a CallGroup."""
-
-    request_id: str
-    body: bytes
-    model: PreparedModel
-
-    def decode(self, body: bytes, call: CallRecord) -> tuple[Inference, CallRecord]:
-        """Read a ModelInferResponse, checking everything that was promised.
-
-        Raises:
-            MalformedResponseError: It is not what was asked for.
-        """
-        inference = self.model.decode(body, self.request_id)
-        record = CallRecord(  # several times faster than dataclasses.replace, and once per call
-            call.service,
-            call.request_id,
-            call.sent_ns,
-            call.deadline_ns,
-            call.received_ns,
-            model_name=inference.model_name,
-            model_version=inference.model_version,
-            artifact_sha256=self.model.artifact_sha256,
-        )
-        return inference, record
-
-
-class PreparedModel:
-    """A request of fixed shape whose head is serialized once; each call appends its id and window.
-
-    Attributes:
-        name: Model.
-        version: 0 lets the server choose.
-        input_shape: With the batch, all lengths fixed.
-        artifact_sha256: Digest that the contract check saw; goes into every record.
-        request_bytes: Length of the raw input.
-    """
-
-    __slots__ = (
-        "_head",
-        "_outputs",
-        "_raw_prefix",
-        "artifact_sha256",
-        "input_shape",
-        "name",
-        "request_bytes",
-        "version",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        version: int,
-        input_name: str,
-        input_shape: Sequence[int],
-        outputs: Sequence[TensorSpec],
-        *,
-        artifact_sha256: str = "",
-    ) -> None:
-        self.name = name
-        self.version = version
-        self.input_shape = tuple(input_shape)
-        self.artifact_sha256 = artifact_sha256
-        self.request_bytes = 4 * prod(self.input_shape)
-        self._outputs = {tensor.name: self._layout(tensor) for tensor in outputs}
-        head = service_pb2.ModelInferRequest(model_name=name, model_version=str(version) if version else "")
-        tensor = head.inputs.add()
-        tensor.name = input_name
-        tensor.datatype = "FP32"
-        tensor.shape.extend(self.input_shape)
-        for output in outputs:
-            head.outputs.add().name = output.name
-        self._head = head.SerializeToString()
-        self._raw_prefix = _RAW_INPUT_TAG + _varint(self.request_bytes)
-
-    def _layout(self, output: TensorSpec) -> tuple[str, list[int], np.dtype[Any], int]:
-        shape = [self.input_shape[0], *output.shape[1:]]
-        dtype = _DTYPES.get(output.dtype)
-        if dtype is None or min(shape) < 0:
-            raise ValueError(f"{self.name}: output {output} must have a fixed shape and a numeric dtype")
-        return output.dtype, shape, dtype, dtype.itemsize * prod(shape)
-
-    def request(self, window: NDArray[np.float32]) -> InferRequest:
-        """Return the request for one input.
-
-        Args:
-            window: float32 with as many elements as `input_shape`.
-
-        Raises:
-            ValueError: Wrong dtype or size.
-        """
-        if window.dtype != np.float32 or window.nbytes != self.request_bytes:
-            raise ValueError(
-                f"{self.name}: expected float32 of shape {list(self.input_shape)}, "
-                f"got {window.dtype} of shape {list(window.shape)}"
-            )
-        request_id = str(uuid7())
-        id_bytes = request_id.encode()
-        # Concatenated protobuf fields are one message: no copy through a message object.
-        body = b"".join(
-            (self._head, _ID_TAG, bytes((len(id_bytes),)), id_bytes, self._raw_prefix, window.tobytes())
-        )
-        return InferRequest(request_id, body, self)
-
-    def decode(self, body: bytes, request_id: str) -> Inference:
-        """Read a serialized ModelInferResponse.
-
-        Raises:
-            MalformedResponseError: Not a response, or not the one that was asked for.
-        """
-        try:
-            response = service_pb2.ModelInferResponse.FromString(body)
-        except DecodeError as error:
-            raise MalformedResponseError(self.name, f"not a ModelInferResponse: {error}") from error
-        if response.id != request_id:
-            raise self._malformed(f"answers request {response.id!r}, asked was {request_id!r}")
-        if response.model_name != self.name:
-            raise self._malformed(f"comes from model {response.model_name!r}")
-        served = response.model_version
-        if not served.isdigit() or (self.version and int(served) != self.version):
-            raise self._malformed(f"comes from version {served!r}, asked was {self.version}")
-        raw = response.raw_output_contents
-        if len(raw) != len(response.outputs):
-            raise self._malformed(f"has {len(response.outputs)} outputs but {len(raw)} raw contents")
-        arrays = {
-            tensor.name: self._array(tensor, content)
-            for tensor, content in zip(response.outputs, raw, strict=True)
-            if tensor.name in self._outputs
-        }
-        if len(arrays) != len(self._outputs):
-            raise self._malformed(f"lacks the output {min(self._outputs.keys() - arrays.keys())!r}")
-        return Inference(self.name, int(served), arrays)
-
-    def _array(self, tensor: Any, content: bytes) -> NDArray[Any]:
-        datatype, shape, dtype, byte_count = self._outputs[tensor.name]
-        if tensor.datatype != datatype:
-            raise self._malformed(f"output {tensor.name!r} is {tensor.datatype}, expected {datatype}")
-        if tensor.shape != shape:
-            raise self._malformed(f"output {tensor.name!r} has shape {list(tensor.shape)}, expected {shape}")
-        if len(content) != byte_count:
-            raise self._malformed(
-                f"output {tensor.name!r} has {len(content)} bytes, its shape {shape} needs {byte_count}"
-            )
-        return np.frombuffer(content, dtype).reshape(shape)
-
-    def _malformed(self, what: str) -> MalformedResponseError:
-        return MalformedResponseError(self.name, f"malformed answer: it {what}")
+_RECHECK_S = 5.0
+_MAX_CONTRACTS = 256
+_DOUBTS = (Reason.DOWN, Reason.CONTRACT_MISMATCH, Reason.FAILED)
 
 
 class TritonClient:
-    """One Triton server.
+    """One Triton server, or several replicas that serve the same models.
+
+    `infer` asks any model and looks after connections, contracts, retries and hedges. `prepare` and
+    `lane` are the parts that a latency-critical caller puts together itself, on the first replica.
 
     Attributes:
-        link: Its channel, watched.
+        link: Channel to the first replica, watched.
+        replicas: All of them.
     """
 
-    def __init__(self, target: str, *, tls: TlsFiles | None = None) -> None:
-        self.link = Link(target, tls=tls)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self.link.channel)
+    def __init__(
+        self,
+        target: Targets,
+        *,
+        tls: TlsFiles | None = None,
+        limits: ReplicaLimits | None = None,
+        resilience: Resilience | None = None,
+        expected: Sequence[ExpectedModel] = (),
+        recheck_s: float = _RECHECK_S,
+        metadata: MetadataSource | None = None,
+        on_late: OnLate | None = None,
+        on_contract_change: OnContractChange | None = None,
+        clock_ns: ClockNs = time.monotonic_ns,
+        transport: Transport = Transport.GRPC,
+    ) -> None:
+        """Make a client; it connects with the first call, or with `ready`.
+
+        Args:
+            target: host:port or unix:/path; several separated by commas, or a sequence.
+            tls: Files for encrypted connections; None for plain text.
+            limits: Calls in flight and failures in a row per replica.
+            resilience: Retries and hedges of `infer`.
+            expected: Contracts; a replica whose model differs is not asked for it.
+            recheck_s: Pause between looks at contracts that hold.
+            metadata: Headers of every call, or what gives them.
+            on_late: Told of every answer that came after its deadline; it is never returned.
+            on_contract_change: Told when a replica serves something else than before.
+            clock_ns: Monotonic clock.
+            transport: What carries the calls.
+
+        Raises:
+            TradeserveError: A target, a TLS file or a header is unusable.
+        """
+        self.replicas = ReplicaSet(
+            target, tls=tls, metadata=metadata, limits=limits, clock_ns=clock_ns, transport=transport
+        )
+        self.link = self.replicas.replicas[0].link
+        self._clock_ns = clock_ns
+        self._stubs = {
+            replica: service_pb2_grpc.GRPCInferenceServiceStub(replica.channel)
+            for replica in self.replicas.replicas
+        }
+        fan_out = FanOut(on_late=on_late, clock_ns=clock_ns)
+        self._caller = Caller(self.replicas, INFER_METHOD, fan_out, resilience)
+        self._watch = ContractWatch(
+            self.replicas.replicas,
+            self._fetch,
+            expected={model.name: model for model in expected},
+            recheck_s=recheck_s,
+            clock_ns=clock_ns,
+            on_change=on_contract_change,
+        )
+        self._requests: OrderedDict[tuple[str, int], TensorRequests] = OrderedDict()
 
     @property
     def target(self) -> str:
-        """Where it is."""
+        """Where it is; the first of several."""
         return self.link.target
+
+    @property
+    def counts(self) -> CallCounts:
+        """Calls, retries and hedges of `infer` so far."""
+        return self._caller.counts
+
+    @property
+    def _stub(self) -> Any:
+        ready = (replica for replica in self.replicas.replicas if replica.link.is_ready)
+        return self._stubs[next(ready, self.replicas.replicas[0])]
+
+    async def ready(self, timeout_s: float) -> bool:
+        """Connect, bounded; return whether any replica is connected."""
+        return await self.replicas.ready(timeout_s)
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        budget: Budget,
+        version: int = 0,
+        outputs: Sequence[str] = (),
+        metadata: Metadata | None = None,
+    ) -> Outcome[Inference]:
+        """Ask a model; return its answer in time, or why there is none.
+
+        The first call to a model reads its contract within the same budget.
+
+        Args:
+            model: Name.
+            inputs: Every input by name: arrays of the model's dtypes, with the batch first.
+            budget: Seconds from now, a Deadline, or the LatencyBudget that the call is part of.
+            version: 0 lets the server choose.
+            outputs: Names of the outputs wanted; none given means all.
+            metadata: Headers of this call, beside the client's.
+
+        Raises:
+            WrongRequestError: A tensor is missing, unknown, or of the wrong dtype or shape; the
+                message names it and what to do.
+            ValueError: The budget is no time.
+        """
+        deadline_ns = deadline_of(budget, self._clock_ns).at_ns
+        contract = self._watch.contract(model, version)
+        if contract is None:
+            contract = await self._first_check(model, version, deadline_ns)
+        if contract is None:
+            record = CallRecord(model, "", 0, deadline_ns, 0)
+            return NoAnswer(*self._watch.problem(model, version), record)
+        request = self._requests_to(contract, version).request(inputs, outputs)
+
+        def may_ask(replica: Replica) -> bool:
+            return self._watch.may_ask(model, version, replica)
+
+        called = await self._caller.call(model, request, deadline_ns, may_ask=may_ask, metadata=metadata)
+        if called.replica is None:
+            return called.outcome
+        return self._checked(called.outcome, called.replica, contract, version)
 
     async def is_server_ready(self, *, timeout_s: float) -> bool:
         """Return whether the server says it is ready; False also when it can't be reached."""
@@ -254,31 +194,9 @@ class TritonClient:
         Raises:
             CallError: No answer; ServerDownError when the model is not loaded.
         """
-        try:
-            newest = await self._stub.ModelMetadata(
-                service_pb2.ModelMetadataRequest(name=model), timeout=timeout_s
-            )
-            versions = tuple(sorted(int(number) for number in newest.versions if number.isdigit()))
-            chosen = version if version in versions else max(versions, default=0)
-            metadata = newest
-            if chosen and len(versions) > 1:
-                metadata = await self._stub.ModelMetadata(
-                    service_pb2.ModelMetadataRequest(name=model, version=str(chosen)), timeout=timeout_s
-                )
-            config = await self._stub.ModelConfig(
-                service_pb2.ModelConfigRequest(name=model, version=str(chosen) if chosen else ""),
-                timeout=timeout_s,
-            )
-        except grpc.aio.AioRpcError as error:
-            raise error_of(model, error) from error
-        return ModelContract(
-            name=metadata.name,
-            version=chosen,
-            versions=versions,
-            inputs=tuple(_spec(tensor) for tensor in metadata.inputs),
-            outputs=tuple(_spec(tensor) for tensor in metadata.outputs),
-            parameters={key: value.string_value for key, value in config.config.parameters.items()},
-        )
+        ready = (replica for replica in self.replicas.replicas if replica.link.is_ready)
+        replica = next(ready, self.replicas.replicas[0])
+        return await self._fetch(replica, model, version, timeout_s)
 
     def lane(self, service: str, *, breaker: CircuitBreaker, max_in_flight: int = 32) -> Lane:
         """Return the way to one model for a CallGroup."""
@@ -298,18 +216,77 @@ class TritonClient:
         return PreparedModel(model, version, input_name, shape, outputs, artifact_sha256=artifact_sha256)
 
     async def close(self) -> None:
-        """Close the channel."""
-        await self.link.close()
+        """Close the channels; nothing of this object runs afterwards."""
+        await self._watch.close()
+        await self._caller.close()
+        await self.replicas.close()
+
+    # --- contracts --------------------------------------------------------------------------------
+
+    async def _first_check(self, model: str, version: int, deadline_ns: int) -> ModelContract | None:
+        """Connect if need be and read the contract, within what is left."""
+        left_s = (deadline_ns - self._clock_ns()) / 1e9
+        if left_s <= 0 or not await self.replicas.ready(left_s):
+            return None
+        left_s = (deadline_ns - self._clock_ns()) / 1e9
+        return await self._watch.check(model, version, left_s) if left_s > 0 else None
+
+    def _requests_to(self, contract: ModelContract, version: int) -> TensorRequests:
+        requests = self._requests.get((contract.name, version))
+        if requests is None or requests.contract != contract:
+            requests = self._requests[contract.name, version] = TensorRequests(contract, version)
+            if len(self._requests) > _MAX_CONTRACTS:
+                self._requests.popitem(last=False)
+        return requests
+
+    def _checked(
+        self, outcome: Outcome[Inference], replica: Replica, contract: ModelContract, version: int
+    ) -> Outcome[Inference]:
+        """Return the outcome with what is known of its artifact, unless that may not be what was checked."""
+        model = contract.name
+        if isinstance(outcome, NoAnswer):
+            if outcome.call.sent_ns and outcome.reason in _DOUBTS:
+                self._watch.doubt(model, version, replica)
+            return outcome
+        known = self._watch.known(model, version, replica)
+        checked = known.contract if known else None
+        served = outcome.value.model_version
+        if checked is None or checked.version != served or not self._watch.may_ask(model, version, replica):
+            self._watch.doubt(model, version, replica)
+            if self._watch.is_pinned(model):
+                detail = f"{replica.target} answered with version {served} just as what it serves changed"
+                return NoAnswer(Reason.CONTRACT_MISMATCH, detail, outcome.call)
+            return Answer(outcome.value, replace(outcome.call, artifact_sha256=""))
+        if checked is contract:
+            return outcome
+        return Answer(outcome.value, replace(outcome.call, artifact_sha256=checked.artifact_sha256))
+
+    async def _fetch(self, replica: Replica, model: str, version: int, timeout_s: float) -> ModelContract:
+        stub = self._stubs[replica]
+        try:
+            newest = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=timeout_s)
+            versions = tuple(sorted(int(number) for number in newest.versions if number.isdigit()))
+            chosen = version if version in versions else max(versions, default=0)
+            metadata = newest
+            if chosen and len(versions) > 1:
+                metadata = await stub.ModelMetadata(
+                    service_pb2.ModelMetadataRequest(name=model, version=str(chosen)), timeout=timeout_s
+                )
+            config = await stub.ModelConfig(
+                service_pb2.ModelConfigRequest(name=model, version=str(chosen) if chosen else ""),
+                timeout=timeout_s,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_of(model, error) from error
+        return ModelContract(
+            name=metadata.name,
+            version=chosen,
+            versions=versions,
+            inputs=tuple(_spec(tensor) for tensor in metadata.inputs),
+            outputs=tuple(_spec(tensor) for tensor in metadata.outputs),
+            parameters={key: value.string_value for key, value in config.config.parameters.items()},
+        )
 
 
 def _spec(tensor: Any) -> TensorSpec:
     return TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape))
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

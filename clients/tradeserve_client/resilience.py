@@ -1,0 +1,323 @@
+"""Calls that outlive one server's failure: another replica on a lost connection, a hedge on a slow one.
+
+At most two attempts per call, within the one deadline, never both a retry and a hedge. Only for
+requests that may run twice; inferences and searches may. What a server refuses for load is not sent
+again: that would be load too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
+from tradeserve_client.fan_out import MIN_CALL_NS, CallGroup, FanOut, PendingCall, Request
+from tradeserve_client.hedging import HedgeBudget, LatencySample
+from tradeserve_client.metadata import Metadata, call_metadata
+from tradeserve_client.replicas import Replica, ReplicaSet, any_ready
+
+T = TypeVar("T")
+
+_PROBE_NS = 1_000_000_000
+_MAX_SAMPLES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Resilience:
+    """What is done about a call that gets no answer, or none soon.
+
+    Attributes:
+        retry: Send once more when the connection was lost and the budget allows.
+        reconnect_wait_s: How long a retry waits for a connection when there is no other replica.
+        hedge: Send a second time to another replica when an answer takes longer than 95 % did.
+        hedge_share: Hedges per call at most.
+    """
+
+    retry: bool = True
+    reconnect_wait_s: float = 0.05
+    hedge: bool = False
+    hedge_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.reconnect_wait_s <= 10 or not 0 <= self.hedge_share <= 0.5:
+            raise ValueError("resilience needs 0 <= reconnect_wait_s <= 10 and 0 <= hedge_share <= 0.5")
+
+
+@dataclass(slots=True)
+class CallCounts:
+    """What a caller did so far, for metrics.
+
+    Attributes:
+        calls: Calls made.
+        retries: Second attempts after a lost connection.
+        hedges: Second attempts because of a slow answer.
+        hedge_wins: Hedges whose answer was used.
+        probes: Copies sent to a replica whose breaker is half open.
+    """
+
+    calls: int = 0
+    retries: int = 0
+    hedges: int = 0
+    hedge_wins: int = 0
+    probes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Called(Generic[T]):
+    """An outcome and the replica that it came from; None when nothing was sent."""
+
+    outcome: Outcome[T]
+    replica: Replica | None
+
+
+@dataclass(slots=True)
+class _Attempt(Generic[T]):
+    replica: Replica
+    pending: PendingCall[T]
+
+
+class Caller:
+    """Calls one method of the servers of a replica set.
+
+    Attributes:
+        replicas: The servers.
+        method: Full gRPC method name.
+        counts: What was done so far.
+    """
+
+    def __init__(
+        self, replicas: ReplicaSet, method: str, fan_out: FanOut, resilience: Resilience | None = None
+    ) -> None:
+        self.replicas = replicas
+        self.method = method
+        self.counts = CallCounts()
+        self._fan_out = fan_out
+        self._probing = FanOut(clock_ns=fan_out.clock_ns)
+        self._resilience = resilience or Resilience()
+        self._hedges = HedgeBudget(self._resilience.hedge_share)
+        self._samples: dict[str, LatencySample] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self._probed: set[tuple[Replica, str]] = set()
+
+    async def call(
+        self,
+        service: str,
+        request: Request[T],
+        deadline_ns: int,
+        *,
+        may_ask: Callable[[Replica], bool] | None = None,
+        metadata: Metadata | None = None,
+    ) -> Called[T]:
+        """Ask one replica, and another one if need be; return by the deadline whatever happened.
+
+        Args:
+            service: Name for records; each has its own breaker and sample.
+            request: What may run twice.
+            deadline_ns: Monotonic.
+            may_ask: Which replicas count; all when None.
+            metadata: For this call, beside the client's.
+        """
+        allowed = may_ask or _anyone
+        self.replicas.open()
+        self.counts.calls += 1
+        self._hedges.earn()
+        self._probe(service, request, allowed, metadata)
+        replica = self.replicas.pick(service, self.method, allowed)
+        if replica is None:
+            record = CallRecord(service, "", 0, deadline_ns, 0)
+            return Called(NoAnswer(Reason.DOWN, "no server may be asked", record), None)
+        with self._fan_out.group(deadline_ns) as group:
+            first = self._start(group, replica, service, request, metadata)
+            delay_ns = self._hedge_delay_ns(service, first, deadline_ns, allowed)
+            if delay_ns:
+                called = await self._hedged(group, first, delay_ns, service, request, allowed, metadata)
+            else:
+                called = Called(await first.pending.outcome(), replica)
+            self._note(service, called.outcome)
+            if called.replica is replica and _is_lost_connection(called.outcome):
+                again = await self._retry_at(replica, service, deadline_ns, allowed)
+                if again is not None:
+                    self.counts.retries += 1
+                    second = self._start(group, again, service, request, metadata)
+                    called = Called(await second.pending.outcome(), again)
+                    self._note(service, called.outcome)
+            return called
+
+    async def close(self) -> None:
+        """Wait for what was cancelled to end."""
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
+
+    def _start(
+        self,
+        group: CallGroup,
+        replica: Replica,
+        service: str,
+        request: Request[T],
+        metadata: Metadata | None,
+    ) -> _Attempt[T]:
+        lane = replica.lane(service, self.method)
+        if metadata:
+            with call_metadata(metadata):
+                return _Attempt(replica, group.start(lane, request))
+        return _Attempt(replica, group.start(lane, request))
+
+    # --- retry ------------------------------------------------------------------------------------
+
+    async def _retry_at(
+        self, failed: Replica, service: str, deadline_ns: int, allowed: Callable[[Replica], bool]
+    ) -> Replica | None:
+        """Return where a call that lost its connection may go; None when nowhere in time."""
+        left_ns = deadline_ns - self._fan_out.clock_ns()
+        if not self._resilience.retry or left_ns < 2 * MIN_CALL_NS:
+            return None
+        other = self.replicas.pick(service, self.method, allowed, without=failed)
+        if other is not None and self.replicas.is_well(other, service, self.method):
+            return other
+        # Behind one name there can be several servers, and a lost connection can come back at once.
+        wait_s = min(self._resilience.reconnect_wait_s, left_ns / 2e9)
+        if failed.link.is_ready or await any_ready([failed.link], wait_s):
+            return failed if allowed(failed) else None
+        return None
+
+    # --- hedges -----------------------------------------------------------------------------------
+
+    def _hedge_delay_ns(
+        self, service: str, first: _Attempt[T], deadline_ns: int, allowed: Callable[[Replica], bool]
+    ) -> int:
+        """Return after how long a hedge would go out; 0 when none may."""
+        if not self._resilience.hedge or len(self.replicas.replicas) < 2:
+            return 0
+        sample = self._samples.get(service)
+        p95_ns = sample.p95_ns if sample else 0
+        left_ns = deadline_ns - self._fan_out.clock_ns()
+        return p95_ns if p95_ns and p95_ns + MIN_CALL_NS < left_ns else 0
+
+    async def _hedged(
+        self,
+        group: CallGroup,
+        first: _Attempt[T],
+        delay_ns: int,
+        service: str,
+        request: Request[T],
+        allowed: Callable[[Replica], bool],
+        metadata: Metadata | None,
+    ) -> Called[T]:
+        start_ns = self._fan_out.clock_ns()
+        attempts = {self._spawn(first.pending.outcome()): first}
+        try:
+            await asyncio.wait(attempts, timeout=delay_ns / 1e9)
+            if not next(iter(attempts)).done():
+                other = self.replicas.pick(service, self.method, allowed, without=first.replica)
+                if (
+                    other is not None
+                    and self.replicas.is_well(other, service, self.method)
+                    and self._hedges.spend()
+                ):
+                    self.counts.hedges += 1
+                    hedge = self._start(group, other, service, request, metadata)
+                    attempts[self._spawn(hedge.pending.outcome())] = hedge
+            return await self._first_answer(attempts, first, service, start_ns)
+        except asyncio.CancelledError:
+            for task in attempts:
+                task.cancel()
+            raise
+
+    async def _first_answer(
+        self,
+        attempts: dict[asyncio.Task[Outcome[T]], _Attempt[T]],
+        first: _Attempt[T],
+        service: str,
+        start_ns: int,
+    ) -> Called[T]:
+        """Return the first answer; without one, what became of the first attempt."""
+        running = set(attempts)
+        failed: dict[Replica, Outcome[T]] = {}
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                attempt, outcome = attempts[task], task.result()
+                if isinstance(outcome, NoAnswer):
+                    failed[attempt.replica] = outcome
+                    continue
+                for loser in running:
+                    attempts[loser].pending.abandon()
+                if attempt is not first:
+                    self.counts.hedge_wins += 1
+                    # How long the first one was waited for; without it the sample would forget
+                    # that some answers are slow, and hedge ever sooner.
+                    self._sample(service).add(self._fan_out.clock_ns() - start_ns)
+                return Called(outcome, attempt.replica)
+        if len(attempts) > 1:  # both attempts are used up
+            return Called(failed[first.replica], None)
+        return Called(failed[first.replica], first.replica)
+
+    def _note(self, service: str, outcome: Outcome[T]) -> None:
+        call = outcome.call
+        if isinstance(outcome, Answer):
+            self._sample(service).add(call.round_trip_ns)
+        elif outcome.reason is Reason.LATE and call.sent_ns:
+            self._sample(service).add(call.deadline_ns - call.sent_ns)
+
+    def _sample(self, service: str) -> LatencySample:
+        sample = self._samples.get(service)
+        if sample is None:
+            if len(self._samples) >= _MAX_SAMPLES:
+                self._samples.pop(next(iter(self._samples)))
+            sample = self._samples[service] = LatencySample()
+        return sample
+
+    # --- probes -----------------------------------------------------------------------------------
+
+    def _probe(
+        self,
+        service: str,
+        request: Request[T],
+        allowed: Callable[[Replica], bool],
+        metadata: Metadata | None,
+    ) -> None:
+        """Send a copy to who is half open: a caller's own call must not find out whether it is well.
+
+        The breaker bounds how many.
+        """
+        waiting = self.replicas.half_open(service, self.method, allowed)
+        if not waiting or not self.replicas.has_well(service, self.method, allowed):
+            return  # with nobody well, the call itself is the probe
+        for replica in waiting:
+            if (replica, service) not in self._probed:
+                self.counts.probes += 1
+                self._probed.add((replica, service))
+                self._spawn(self._run_probe(replica, service, request, metadata))
+
+    async def _run_probe(
+        self, replica: Replica, service: str, request: Request[T], metadata: Metadata | None
+    ) -> None:
+        try:
+            with self._probing.group(self._fan_out.clock_ns() + _PROBE_NS) as group:
+                await self._start(group, replica, service, request, metadata).pending.outcome()
+        finally:
+            self._probed.discard((replica, service))
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work, name=f"call {self.method}")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+
+def _anyone(_replica: Replica) -> bool:
+    return True
+
+
+def _is_lost_connection(outcome: Outcome[T]) -> bool:
+    """Return whether the connection failed, or there was none: the server did not answer at all.
+
+    Triton's words for a full queue are BUSY although their status is UNAVAILABLE (errors.py).
+    """
+    if not isinstance(outcome, NoAnswer) or outcome.reason is not Reason.DOWN:
+        return False
+    return outcome.detail.startswith("UNAVAILABLE") or not outcome.call.sent_ns

@@ -1,0 +1,119 @@
+"""Searches over several similarity servers: an outcome as a value, retried or hedged on another one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+from uuid_utils import uuid7
+
+from tradeserve.similarity.v1 import similarity_service_pb2 as pb
+from tradeserve_client.answers import CallRecord, Outcome, Reason
+from tradeserve_client.budget import Budget, ClockNs, deadline_of
+from tradeserve_client.channel import TlsFiles
+from tradeserve_client.contract import digest_differences
+from tradeserve_client.errors import CallError, MalformedResponseError
+from tradeserve_client.fan_out import FanOut, OnLate
+from tradeserve_client.metadata import Metadata, MetadataSource
+from tradeserve_client.replicas import ReplicaLimits, ReplicaSet, Targets
+from tradeserve_client.resilience import CallCounts, Caller, Resilience
+from tradeserve_client.similarity import SERVICE, Matches, SearchQuery, read_matches, search_message
+
+SEARCH_METHOD = "/tradeserve.similarity.v1.SimilarityService/SearchNeighbors"
+
+
+@dataclass(frozen=True, slots=True)
+class _SearchRequest:
+    request_id: str
+    body: bytes
+    query: SearchQuery
+    index_sha256: str
+
+    def decode(self, body: bytes, call: CallRecord) -> tuple[Matches, CallRecord]:
+        try:
+            response = pb.SearchNeighborsResponse.FromString(body)
+        except DecodeError as error:
+            raise MalformedResponseError(SERVICE, f"not a SearchNeighborsResponse: {error}") from error
+        matches, record = read_matches(response, self.query, self.request_id, call)
+        found = digest_differences(
+            f"index {self.query.index_name}", self.index_sha256, matches.index.artifact_sha256
+        )
+        if found:
+            raise CallError(SERVICE, found[0], Reason.CONTRACT_MISMATCH)
+        return matches, record
+
+
+class SimilarityReplicas:
+    """Several servers of the same index.
+
+    Attributes:
+        replicas: The servers.
+    """
+
+    def __init__(
+        self,
+        target: Targets,
+        *,
+        tls: TlsFiles | None = None,
+        limits: ReplicaLimits | None = None,
+        resilience: Resilience | None = None,
+        index_sha256: str = "",
+        metadata: MetadataSource | None = None,
+        on_late: OnLate | None = None,
+        clock_ns: ClockNs = time.monotonic_ns,
+    ) -> None:
+        """Make a client; it connects with the first call, or with `ready`.
+
+        Args:
+            target: host:port or unix:/path; several separated by commas, or a sequence.
+            tls: Files for encrypted connections; None for plain text.
+            limits: Calls in flight and failures in a row per replica.
+            resilience: Retries and hedges.
+            index_sha256: Digest that every answer's index must have; "" accepts any.
+            metadata: Headers of every call, or what gives them.
+            on_late: Told of every answer that came after its deadline; it is never returned.
+            clock_ns: Monotonic clock.
+
+        Raises:
+            TradeserveError: A target, a TLS file or a header is unusable.
+        """
+        self.replicas = ReplicaSet(target, tls=tls, metadata=metadata, limits=limits, clock_ns=clock_ns)
+        self._caller = Caller(
+            self.replicas, SEARCH_METHOD, FanOut(on_late=on_late, clock_ns=clock_ns), resilience
+        )
+        self._index_sha256 = index_sha256
+        self._clock_ns = clock_ns
+
+    @property
+    def counts(self) -> CallCounts:
+        """Calls, retries and hedges so far."""
+        return self._caller.counts
+
+    async def ready(self, timeout_s: float) -> bool:
+        """Connect, bounded; return whether any replica is connected."""
+        return await self.replicas.ready(timeout_s)
+
+    async def search(
+        self, query: SearchQuery, *, budget: Budget, metadata: Metadata | None = None
+    ) -> Outcome[Matches]:
+        """Search; return the neighbours in time, or why there are none.
+
+        Args:
+            query: What to look for.
+            budget: Seconds from now, a Deadline, or the LatencyBudget that the call is part of.
+            metadata: Headers of this call, beside the client's.
+
+        Raises:
+            ValueError: The budget is no time.
+        """
+        deadline_ns = deadline_of(budget, self._clock_ns).at_ns
+        request_id = str(uuid7())
+        body = search_message(query, request_id).SerializeToString()
+        request = _SearchRequest(request_id, body, query, self._index_sha256)
+        return (await self._caller.call(SERVICE, request, deadline_ns, metadata=metadata)).outcome
+
+    async def close(self) -> None:
+        """Close the channels; nothing of this object runs afterwards."""
+        await self._caller.close()
+        await self.replicas.close()
