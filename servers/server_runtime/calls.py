@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from server_runtime import errors
 from server_runtime.admission import Admission
@@ -104,7 +105,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(
             wrap(method, behavior, handler.request_streaming, refusal),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_forgiving(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
@@ -118,7 +119,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
             code = grpc.StatusCode.OK
             try:
-                self._check(context, refusal)
+                self._check(context, refusal, request)
                 return await behavior(self._requests(request) if streams_requests else request, context)
             except BaseException as e:
                 error = self._served(e, method)
@@ -141,7 +142,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             code = grpc.StatusCode.OK
             try:
-                self._check(context, refusal)
+                self._check(context, refusal, request)
                 async for response in behavior(
                     self._requests(request) if streams_requests else request, context
                 ):
@@ -157,9 +158,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         return call
 
-    def _check(self, context: grpc.aio.ServicerContext, refusal: errors.ServeError | None) -> None:
+    def _check(
+        self, context: grpc.aio.ServicerContext, refusal: errors.ServeError | None, request: Any
+    ) -> None:
         if refusal is not None:
             raise refusal
+        if isinstance(request, errors.InvalidFieldError):
+            raise request
         refuse_late(remaining_s(context), self._margin_s)
 
     async def _requests(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -167,6 +172,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         Raises:
             DrainingError: The server shuts down.
+            InvalidFieldError: A message can't be read.
         """
         task = asyncio.current_task()
         assert task is not None, "grpc.aio runs every call in a task"
@@ -186,6 +192,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 continue
             finally:
                 self._waiting.discard(task)
+            if isinstance(request, errors.InvalidFieldError):
+                raise request
             yield request
 
     def _served(self, e: BaseException, method: str) -> errors.ServeError | None:
@@ -200,6 +208,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _count(self, method: str, code: grpc.StatusCode) -> None:
         self._metrics.count_call(method, code.name)
         self._metrics.observe_stage(method, "total", time.monotonic_ns() - arrival_ns())
+
+
+def _forgiving(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Wrap a deserializer to return its error: raised in there, grpc calls it a fault of the server."""
+    if deserialize is None:
+        return None
+
+    def read(body: bytes) -> Any:
+        try:
+            return deserialize(body)
+        except DecodeError:
+            return errors.InvalidFieldError(
+                "request", f"these {len(body)} bytes are not the method's message"
+            )
+
+    return read
 
 
 def _code(

@@ -58,6 +58,12 @@ class Gate:
                         "Crash": grpc.unary_unary_rpc_method_handler(self.crash),
                         "Refuse": grpc.unary_unary_rpc_method_handler(self.refuse),
                         "Echo": grpc.stream_stream_rpc_method_handler(self.echo),
+                        "Read": grpc.unary_unary_rpc_method_handler(
+                            self.refuse, request_deserializer=health_pb2.HealthCheckRequest.FromString
+                        ),
+                        "ReadEach": grpc.stream_stream_rpc_method_handler(
+                            self.echo, request_deserializer=health_pb2.HealthCheckRequest.FromString
+                        ),
                     },
                 ),
             )
@@ -209,6 +215,17 @@ async def test_a_refusal_names_reason_field_and_facts(run: Start) -> None:
     assert error.details() == "mode: not now"
     info = details_of(error)["ErrorInfo"]
     assert (info.reason, dict(info.metadata)) == ("REFUSED", {"field": "mode", "served": "paper"})
+
+
+async def test_bytes_that_are_no_message_are_the_callers_bug(run: Start) -> None:
+    one = await run()
+    unary = await failure_of(one.call("Read", b"\xff\xff\xff"))
+    stream = one.channel.stream_stream(f"/{NAME}/ReadEach")()
+    await stream.write(b"\xff\xff\xff")
+    streamed = await failure_of(stream.read())
+    for error in (unary, streamed):
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert details_of(error)["ErrorInfo"].metadata == {"field": "request"}
 
 
 async def test_a_fault_of_ours_does_not_tell_the_caller_our_secrets(run: Start) -> None:
