@@ -1,4 +1,4 @@
-"""Command line: train, export, index, all, check, pin."""
+"""Command line: train, export, index, all, configs, check, pin."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--model", choices=sorted(MODELS), action="append", help="only this one")
         if name in ("train", "all"):
             command.add_argument("--steps", type=int, help="fewer steps: a placeholder, and the card says so")
+    commands.add_parser("configs", help="write the Triton configs again from the cards")
     commands.add_parser("check", help="check every artifact against its card, configs and contract")
     commands.add_parser("pin", help="write the artifacts' sha256 into clients/strategy/strategy.toml")
     return parser
@@ -58,6 +59,12 @@ def _run(args: argparse.Namespace) -> None:
         return
     if args.command == "pin":
         _pin(layout)
+        return
+    if args.command == "configs":
+        from model_export.check import write_configs
+
+        for name in MODELS:
+            print(write_configs(name, layout), flush=True)
         return
     from model_export.data import load_series
 

@@ -47,6 +47,16 @@ def check_all(layout: Layout) -> list[str]:
     return [check_model(name, layout) for name in MODELS] + [check_index(layout)]
 
 
+def write_configs(name: str, layout: Layout) -> str:
+    """Write both Triton configs of one model from its card, leaving graph and card as they are."""
+    card: cards.ModelCard = cards.read_card(layout.card(name), cards.ModelCard)
+    values = triton_config.parameters(
+        card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
+    )
+    triton_config.write_configs(MODELS[name], values, layout.model_dir(name))
+    return f"{name}: wrote {' and '.join(triton_config.CONFIG_FILES)}"
+
+
 def check_model(name: str, layout: Layout) -> str:
     """Check graph, configs and card of one model."""
     contract, path = MODELS[name], layout.onnx(name)
@@ -66,13 +76,18 @@ def check_model(name: str, layout: Layout) -> str:
     wanted = triton_config.parameters(
         card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
     )
-    for config in (layout.model_dir(name) / "config.pbtxt", layout.model_dir(name) / "configs" / "cpu.pbtxt"):
+    for file_name, gpu in triton_config.CONFIG_FILES.items():
+        config = layout.model_dir(name) / file_name
         if not config.is_file():
             raise ArtifactError(f"{config}: missing; run `make models` or restore it from git")
         text = config.read_text()
         _same(config, "tensors", triton_config.read_tensors(text), {"input": inputs, "output": outputs})
         found = triton_config.read_parameters(text)
         _same(config, "parameters", {k: found.get(k) for k in wanted}, wanted)
+        if text != triton_config.config_text(contract, wanted, gpu=gpu):
+            raise ArtifactError(
+                f"{config}: is not what is written today; run `python -m model_export configs`"
+            )
     windows = nasty_windows()
     expected = np.asarray(card.parity["torch_probabilities_of_nasty_windows"])
     difference = float(np.abs(graph(windows)["probabilities"] - expected).max())

@@ -79,10 +79,8 @@ def _publish(graph: bytes, card: cards.ModelCard, layout: Layout) -> None:
         card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
     )
     layout.onnx(card.name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / "configs").mkdir(exist_ok=True)
     layout.onnx(card.name).write_bytes(graph)
-    (folder / "config.pbtxt").write_text(triton_config.config_text(contract, values, gpu=True))
-    (folder / "configs" / "cpu.pbtxt").write_text(triton_config.config_text(contract, values, gpu=False))
+    triton_config.write_configs(contract, values, folder)
     cards.write_card(layout.card(card.name), card)
 
 
