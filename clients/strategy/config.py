@@ -17,7 +17,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from strategy.config_reader import (
+from strategy.core.decision import DecisionRules, rules_to_json
+from strategy.core.ensemble import EnsembleLimits
+from strategy.core.plain import to_json
+from strategy.core.policy import PolicyLimits
+from strategy.core.risk import RiskLimits
+from tradeserve_client.bounds import OneOf, Within
+from tradeserve_client.config_reader import (
     ConfigError,
     Matches,
     Settings,
@@ -29,12 +35,6 @@ from strategy.config_reader import (
     read_toml_file,
     shown,
 )
-from strategy.core.bounds import OneOf, Within
-from strategy.core.decision import DecisionRules, rules_to_json
-from strategy.core.ensemble import EnsembleLimits
-from strategy.core.plain import to_json
-from strategy.core.policy import PolicyLimits
-from strategy.core.risk import RiskLimits
 
 __all__ = ["ConfigError", "StrategyConfig", "default_toml", "load"]
 

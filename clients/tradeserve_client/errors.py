@@ -1,6 +1,7 @@
 """Every exception of the SDK, and the one table from gRPC status to reason.
 
     TradeserveError
+    ├── ConfigError              a configuration can't be used
     ├── ContractError            the server serves something else than the caller was tested with
     └── CallError                a call gave no answer; `.reason` is what the hot path would return
         ├── TooLateError             DEADLINE_EXCEEDED, CANCELLED
@@ -26,6 +27,10 @@ from tradeserve_client.answers import Reason
 
 class TradeserveError(Exception):
     """Base of everything the SDK raises."""
+
+
+class ConfigError(TradeserveError, ValueError):
+    """A configuration can't be used; the message is one line that says what to change."""
 
 
 class ContractError(TradeserveError):

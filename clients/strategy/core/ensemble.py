@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from strategy.core.bounds import Within
 from strategy.core.values import Consensus, Neighbor, Probabilities
 from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
+from tradeserve_client.bounds import Within
 
 SUM_TOLERANCE = 1e-3
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated
 
-from strategy.core.bounds import Within
 from strategy.core.values import Consensus, Purpose, Side, Signal
+from tradeserve_client.bounds import Within
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from typing import Annotated
 
-from strategy.core.bounds import Within
 from strategy.core.values import Purpose, RiskCheck, Side, Signal
+from tradeserve_client.bounds import Within
 
 MIN_PRICE = 1e-9
 MAX_PRICE = 1e9

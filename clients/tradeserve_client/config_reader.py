@@ -16,14 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from strategy.core.bounds import OneOf, Within
+from tradeserve_client.bounds import OneOf, Within
+from tradeserve_client.errors import ConfigError
+
+__all__ = [
+    "ConfigError",
+    "Matches",
+    "Setting",
+    "Settings",
+    "build",
+    "display",
+    "read_environment",
+    "read_overrides",
+    "read_toml",
+    "read_toml_file",
+    "shown",
+]
 
 T = TypeVar("T")
 ENVIRONMENT_PREFIX = "TRADESERVE__"
-
-
-class ConfigError(ValueError):
-    """A configuration can't be used; the message is one line that says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +87,14 @@ def read_toml_file(path: Path) -> Settings:
         raise ConfigError(f"{path}: not UTF-8 text at byte {error.start}") from error
 
 
-def read_environment(environment: Mapping[str, str], aliases: Mapping[str, str]) -> Settings:
+def read_environment(
+    environment: Mapping[str, str], aliases: Mapping[str, str], prefix: str = ENVIRONMENT_PREFIX
+) -> Settings:
     """Return the values of TRADESERVE__SECTION__KEY variables, and of aliases (variable -> key)."""
     settings = {}
     for name in sorted(environment):
-        if name.startswith(ENVIRONMENT_PREFIX):
-            key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+        if name.startswith(prefix):
+            key = name.removeprefix(prefix).lower().replace("__", ".")
             settings[key] = Setting(environment[name], f"environment variable {name}", True)
         elif name in aliases and environment[name]:
             key = aliases[name]
@@ -145,6 +158,8 @@ def _known_keys(kind: Any, settings: Settings, prefix: str = "") -> list[str]:
         name = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(hint):
             keys += _known_keys(hint, settings, f"{name}.")
+        elif _is_free(hint):
+            keys += [name, *(key for key in settings if key.startswith(f"{name}."))]
         elif _is_table(hint):
             item = get_args(hint)[1]
             for entry in _entries(name, settings):
@@ -157,6 +172,21 @@ def _known_keys(kind: Any, settings: Settings, prefix: str = "") -> list[str]:
 def _is_table(hint: Any) -> bool:
     origin = get_origin(hint)
     return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _is_free(hint: Any) -> bool:
+    """Return whether a table takes any key, each with a text."""
+    return _is_table(hint) and get_args(hint)[1] is str
+
+
+def _free_values(name: str, settings: Settings) -> dict[str, str]:
+    if name in settings and settings[name].value != {}:
+        raise _wrong(name, settings[name], f"a table [{name}]")
+    return {
+        key.removeprefix(f"{name}."): _value(key, setting, str)
+        for key, setting in settings.items()
+        if key.startswith(f"{name}.")
+    }
 
 
 def _entries(name: str, settings: Settings) -> list[str]:
@@ -192,6 +222,8 @@ def _build(kind: Any, prefix: str, settings: Settings) -> Any:
         key = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(hint):
             values[field.name] = _build(hint, f"{key}.", settings)
+        elif _is_free(hint):
+            values[field.name] = _free_values(key, settings)
         elif _is_table(hint):
             item = get_args(hint)[1]
             entries = _entries(key, settings)
