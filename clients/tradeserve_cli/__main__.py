@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from tradeserve_cli import descriptors, output, search
+from tradeserve_cli import descriptors, infer, output, read_chart, search, status, watch
 from tradeserve_cli.arguments import Parser, UsageError
 from tradeserve_client.answers import Reason
 from tradeserve_client.errors import CallError, ContractError, TradeserveError
@@ -30,7 +30,7 @@ def parser() -> Parser:
     )
     made.add_argument("--version", action="version", version=metadata.version("tradeserve"))
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (search, descriptors):
+    for command in (infer, search, read_chart, status, watch, descriptors):
         command.register(commands)
     return made
 
@@ -47,12 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         output.complain(str(error))
         return WRONG_USAGE
-    except (CallError, ContractError) as error:
-        if as_json:
-            reason = error.reason if isinstance(error, CallError) else Reason.CONTRACT_MISMATCH
-            output.document({"answered": False, "reason": reason.value, "detail": str(error)})
-        output.complain(str(error))
-        return NO_ANSWER
+    except CallError as error:
+        return output.no_answer(error.service, error.reason, error.detail, as_json=as_json)
+    except ContractError as error:
+        mismatch = Reason.CONTRACT_MISMATCH
+        return output.no_answer("contract", mismatch, str(error), as_json=as_json)
     except TradeserveError as error:  # a target or a TLS file that can't be used
         output.complain(str(error))
         return WRONG_USAGE

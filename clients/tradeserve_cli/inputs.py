@@ -7,29 +7,17 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tradeserve_cli.arguments import UsageError
 from tradeserve_client.contract import TensorSpec
+from tradeserve_client.tensors import DTYPES
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "BOOL": np.dtype("?"),
-}
 _BAR_COLUMNS = 5
 
 
@@ -143,7 +131,7 @@ def _read(path: Path) -> NDArray[Any] | Mapping[str, NDArray[Any]]:
                 return _json(json.loads(path.read_text()), path)
     except OSError as error:
         raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, RecursionError, csv.Error, BadZipFile) as error:
         raise UsageError(f"{path}: is not a {path.suffix} file: {error}") from error
     raise UsageError(f"{path}: unknown kind of file: give .npy, .npz, .csv or .json")
 

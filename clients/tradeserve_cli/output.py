@@ -28,6 +28,14 @@ def complain(text: str) -> None:
     sys.stderr.write(f"error: {' '.join(text.split())}\n")
 
 
+def no_answer(service: str, reason: str, detail: str, *, as_json: bool) -> int:
+    """Print why there is no answer; return the exit status for that."""
+    if as_json:
+        document({"answered": False, "service": service, "reason": str(reason), "detail": detail})
+    complain(f"{service}: no answer ({reason}): {detail}")
+    return 1
+
+
 def moment(ns: int) -> str:
     """Return nanoseconds UTC as ISO-8601 with a Z, to the second; "" for 0."""
     return datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if ns else ""
@@ -55,6 +63,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

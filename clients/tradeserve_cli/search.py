@@ -1,4 +1,4 @@
-"""`tradeserve search`: past market states that look like an embedding or a window."""
+"""`tradeserve search`: past market states that look like an embedding, or like a window of bars."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeserve_cli import output
-from tradeserve_cli.arguments import Subparsers, UsageError, add_command, whole
-from tradeserve_cli.connections import place, timeout_s, tls
-from tradeserve_cli.inputs import read_array
-from tradeserve_client.answers import Answer
-from tradeserve_client.similarity import IndexInfo, Match, Matches, SearchQuery, SimilarityClient
+from tradeserve_cli.arguments import Parser, Subparsers, UsageError, add_command, whole
+from tradeserve_cli.connections import similarity, timeout_s, triton
+from tradeserve_cli.infer import contract_of
+from tradeserve_cli.inputs import fitted, made_up, read_array
+from tradeserve_client.answers import Answer, NoAnswer
+from tradeserve_client.contract import digest_differences
+from tradeserve_client.errors import CallError, ContractError
+from tradeserve_client.similarity import IndexInfo, Match, Matches, SearchQuery
 
 DEFAULT_INDEX = "market_states"
-_NORM_TOLERANCE = 1e-3
+_EMBEDDING = "embedding"
 
 
 def register(commands: Subparsers) -> None:
@@ -26,45 +29,96 @@ def register(commands: Subparsers) -> None:
     parser = add_command(
         commands,
         "search",
-        summary="Find the past market states nearest to an embedding.",
-        example="tradeserve search --embedding embedding.npy --count 5",
-        servers=("similarity",),
+        summary="Find the past market states nearest to an embedding, or to a window of bars.",
+        example="tradeserve search --embedding embedding.npy --count 5\n"
+        "tradeserve search --window window.csv --json\n"
+        "tradeserve search --random",
+        servers=("similarity", "triton"),
         json_fields="index {name, version, artifact_sha256}, request_id, round_trip_ms, compute_ms, neighbors "
-        "[{state_id, con_id, symbol, event_time, bar_size_s, similarity, forward_return_bps}]",
+        "[{state_id, con_id, symbol, event_time, bar_size_s, similarity, forward_return_bps}]; without an "
+        "answer: answered false, service, reason, detail",
     )
-    parser.add_argument(
-        "--embedding",
+    _add_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _add_options(parser: Parser) -> None:
+    query = parser.add_mutually_exclusive_group(required=True)
+    query.add_argument(
+        "--embedding", type=Path, metavar="FILE", help="one vector (.npy, .csv, .json); it is made one long"
+    )
+    query.add_argument(
+        "--window",
         type=Path,
-        required=True,
         metavar="FILE",
-        help="one vector (.npy, .csv, .json); its length is normalised",
+        help="bars (.npy, .csv, .json): the index's own model in Triton makes the embedding",
+    )
+    query.add_argument("--random", action="store_true", help="the same with made-up bars")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**32 - 1), default=0, metavar="N", help="of --random (default: 0)"
     )
     parser.add_argument("--index", default=DEFAULT_INDEX, metavar="NAME", help="(default: %(default)s)")
     parser.add_argument(
         "--count", type=whole(1, 256), default=10, metavar="N", help="how many (default: %(default)s)"
     )
-    parser.set_defaults(run=_run)
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    embedding = unit_vector(read_array(arguments.embedding), str(arguments.embedding))
-    client = SimilarityClient(place(arguments, "similarity").target, tls=tls(arguments))
-    try:
+    async with similarity(arguments) as client:
         info = await client.get_index(arguments.index, timeout_s=timeout_s(arguments))
+        if arguments.embedding is not None:
+            where = str(arguments.embedding)
+            embedding = unit_vector(read_array(arguments.embedding), where)
+        else:
+            where = info.embedding_model.name
+            embedding = unit_vector(await _embed(arguments, info), where)
         if len(embedding) != info.dimension:
             raise UsageError(
-                f"--embedding has length {len(embedding)}; {arguments.index} holds embeddings of "
+                f"{where}: has length {len(embedding)}; {arguments.index} holds embeddings of "
                 f"{info.embedding_model.name}, of length {info.dimension}"
             )
         query = SearchQuery(arguments.index, embedding, arguments.count)
         answer = await client.search(query, timeout_s=timeout_s(arguments))
-    finally:
-        await client.close()
     if arguments.json:
         output.document(as_json(answer))
     else:
         _print(answer, info)
     return 0
+
+
+async def _embed(arguments: argparse.Namespace, info: IndexInfo) -> NDArray[Any]:
+    """Have the index's own model make the embedding.
+
+    Raises:
+        CallError: No answer.
+        ContractError: Triton serves other bytes than those that the index was built with.
+        UsageError: The model, or the file, is not as it must be.
+    """
+    model = info.embedding_model
+    async with triton(arguments) as client:
+        contract = await contract_of(client, model.name, model.version, timeout_s(arguments))
+        found = digest_differences(model.name, model.artifact_sha256, contract.artifact_sha256)
+        if found:
+            raise ContractError(found)
+        if len(contract.inputs) != 1 or _EMBEDDING not in {spec.name for spec in contract.outputs}:
+            raise UsageError(
+                f"{model.name} does not make an embedding of one input: give --embedding instead"
+            )
+        (spec,) = contract.inputs
+        if arguments.window is not None:
+            window = fitted(read_array(arguments.window), spec, arguments.window)
+        else:
+            window = made_up(spec, arguments.seed)
+        outcome = await client.infer(
+            model.name,
+            {spec.name: window},
+            budget=timeout_s(arguments),
+            version=model.version,
+            outputs=(_EMBEDDING,),
+        )
+    if isinstance(outcome, NoAnswer):
+        raise CallError(model.name, outcome.detail, outcome.reason)
+    return outcome.value.outputs[_EMBEDDING]
 
 
 def unit_vector(array: NDArray[Any], where: str) -> NDArray[np.float32]:
@@ -73,9 +127,11 @@ def unit_vector(array: NDArray[Any], where: str) -> NDArray[np.float32]:
     Raises:
         UsageError: It is not one vector of finite numbers that has a direction.
     """
-    vector = np.asarray(array, np.float64).reshape(-1) if array.size == max(array.shape, default=0) else None
-    if vector is None or not np.isfinite(vector).all() or not np.any(vector):
-        raise UsageError(f"{where}: one vector of finite numbers, not all 0, is wanted")
+    is_vector = array.size == max(array.shape, default=0) and array.dtype.kind in "fiu"
+    vector = np.asarray(array, np.float64).reshape(-1) if is_vector else np.zeros(1)
+    if not np.isfinite(vector).all() or not np.any(vector):
+        shape = list(array.shape)
+        raise UsageError(f"{where}: one vector of finite numbers, not all 0, is wanted; its shape is {shape}")
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 

@@ -1,0 +1,136 @@
+"""`tradeserve read-chart`: have the vision server read one chart."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tradeserve_cli import output
+from tradeserve_cli.arguments import Subparsers, UsageError, add_command, whole
+from tradeserve_cli.connections import all_places, timeout_s, tls
+from tradeserve_cli.servers import how_to_name
+from tradeserve_client.answers import Answer, NoAnswer, Reason
+from tradeserve_client.chart_reading import MAX_PNG_BYTES, ChartQuery, ChartReading, ChartReadingClient
+from tradeserve_client.errors import WrongRequestError
+
+_SERVICE = "vision"
+_MAX_CON_ID = 2**63 - 1
+
+
+def register(commands: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "read-chart",
+        summary="Have the vision server read a chart (slow; never on the order path).",
+        example="tradeserve read-chart chart.png --symbol AAPL --as-of 2025-03-12T14:30:00Z",
+        servers=(_SERVICE,),
+        timeout_ms=30_000.0,
+        json_fields="signal, stated_confidence, reasoning, expire_time, model {name, version, artifact_sha256}, "
+        "request_id, round_trip_ms, compute_ms; without an answer: answered false, service, reason, detail",
+    )
+    parser.add_argument("chart", type=Path, metavar="FILE", help="the chart, PNG")
+    parser.add_argument("--symbol", required=True, metavar="NAME", help="what it shows")
+    parser.add_argument(
+        "--con-id",
+        type=whole(0, _MAX_CON_ID),
+        default=0,
+        metavar="N",
+        help="contract id at Interactive Brokers (default: 0, unknown)",
+    )
+    parser.add_argument(
+        "--as-of",
+        type=_instant,
+        default=None,
+        metavar="TIME",
+        help="latest event drawn, ISO-8601 (default: now)",
+    )
+    parser.add_argument(
+        "--prompt", default="", metavar="NAME", help="prompt template on the server (default: its own)"
+    )
+    parser.set_defaults(run=_run)
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    place = all_places(arguments)[_SERVICE]
+    if not place.target:
+        detail = f"vision is off: no server is named; {how_to_name(_SERVICE)}"
+        return output.no_answer(_SERVICE, Reason.OFF, detail, as_json=arguments.json)
+    query = ChartQuery(
+        con_id=arguments.con_id,
+        symbol=arguments.symbol,
+        chart_png=_png(arguments.chart),
+        as_of_ns=time.time_ns() if arguments.as_of is None else arguments.as_of,
+        prompt_name=arguments.prompt,
+    )
+    client = ChartReadingClient(place.target, tls=tls(arguments))
+    try:
+        outcome = await client.read_chart(query, budget=timeout_s(arguments))
+    except WrongRequestError as error:
+        raise UsageError(f"{arguments.chart}: {error.detail}") from error
+    finally:
+        await client.close()
+    if isinstance(outcome, NoAnswer):
+        detail = outcome.detail
+        if outcome.reason is Reason.DOWN:
+            detail = f"the server at {place.target} (from {place.source}) is unreachable: {detail}"
+        return output.no_answer(_SERVICE, outcome.reason, detail, as_json=arguments.json)
+    if arguments.json:
+        output.document(_as_json(outcome))
+    else:
+        _print(outcome)
+    return 0
+
+
+def _instant(text: str) -> int:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no ISO-8601 time") from error
+    if instant.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} has no zone: add Z or an offset such as -04:00")
+    return round(instant.timestamp() * 1e6) * 1000
+
+
+def _png(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_PNG_BYTES:
+            raise UsageError(f"{path}: is larger than {MAX_PNG_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def _as_json(answer: Answer[ChartReading]) -> Mapping[str, Any]:
+    reading, call = answer.value, answer.call
+    return {
+        "answered": True,
+        "signal": reading.signal.value,
+        "stated_confidence": reading.stated_confidence,
+        "reasoning": reading.reasoning,
+        "expire_time": output.moment(reading.expire_ns),
+        "model": {
+            "name": reading.model.name,
+            "version": reading.model.version,
+            "artifact_sha256": reading.model.artifact_sha256,
+        },
+        "request_id": call.request_id,
+        "round_trip_ms": output.milliseconds(call.round_trip_ns),
+        "compute_ms": output.milliseconds(call.compute_ns),
+    }
+
+
+def _print(answer: Answer[ChartReading]) -> None:
+    reading = answer.value
+    output.line(
+        f"{reading.signal.value.upper()}, stated confidence {reading.stated_confidence:.2f} (not calibrated), "
+        f"until {output.moment(reading.expire_ns)}"
+    )
+    output.line(reading.reasoning)
+    output.line(
+        f"{reading.model.name} version {reading.model.version} in {answer.call.round_trip_ns / 1e6:.0f} ms"
+    )
