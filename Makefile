@@ -140,6 +140,10 @@ proto-check: $(STAMP)
 bench: setup ## Measure, print a table, write build/bench.json
 	@$(BIN)/python tests/bench/run.py
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## Send malformed requests to our servers (COUNT=1000000)
+	@$(BIN)/python tests/fuzz/run.py --count $(or $(COUNT),1000000)
+
 .PHONY: models
 models: $(VENV)/.extras-cpu-dev-export ## Train and export every model and the index (DATA=../shared/data)
 	@$(BIN)/python -m model_export all --data "$(DATA)"
