@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
+    from tradeserve_client.blocking import BlockingClients
     from tradeserve_client.breaker import BreakerState, CircuitBreaker
     from tradeserve_client.budget import Budget, Deadline, LatencyBudget
     from tradeserve_client.channel import Link, TlsFiles, open_channel
     from tradeserve_client.chart_reading import ChartQuery, ChartReading, ChartReadingClient
+    from tradeserve_client.client_set import Clients
+    from tradeserve_client.config import (
+        ChartReadingSection,
+        ClientConfig,
+        SimilaritySection,
+        StrategySection,
+        TlsSection,
+        TritonSection,
+        load_config,
+    )
     from tradeserve_client.contract import ExpectedModel, ModelContract, TensorSpec, require
     from tradeserve_client.errors import (
         CallError,
+        ConfigError,
         ContractError,
         MalformedResponseError,
         ServerBusyError,
@@ -47,40 +59,26 @@ if TYPE_CHECKING:
     from tradeserve_client.triton import TritonClient
 
 _HOMES = {
-    "answers": (
-        "Answer",
-        "CallRecord",
-        "NoAnswer",
-        "Outcome",
-        "Reason",
+    "answers": ("Answer", "CallRecord", "NoAnswer", "Outcome", "Reason"),
+    "blocking": ("BlockingClients",),
+    "breaker": ("BreakerState", "CircuitBreaker"),
+    "budget": ("Budget", "Deadline", "LatencyBudget"),
+    "channel": ("Link", "TlsFiles", "open_channel"),
+    "chart_reading": ("ChartQuery", "ChartReading", "ChartReadingClient"),
+    "client_set": ("Clients",),
+    "config": (
+        "ChartReadingSection",
+        "ClientConfig",
+        "SimilaritySection",
+        "StrategySection",
+        "TlsSection",
+        "TritonSection",
+        "load_config",
     ),
-    "breaker": (
-        "BreakerState",
-        "CircuitBreaker",
-    ),
-    "budget": (
-        "Budget",
-        "Deadline",
-        "LatencyBudget",
-    ),
-    "channel": (
-        "Link",
-        "TlsFiles",
-        "open_channel",
-    ),
-    "chart_reading": (
-        "ChartQuery",
-        "ChartReading",
-        "ChartReadingClient",
-    ),
-    "contract": (
-        "ExpectedModel",
-        "ModelContract",
-        "TensorSpec",
-        "require",
-    ),
+    "contract": ("ExpectedModel", "ModelContract", "TensorSpec", "require"),
     "errors": (
         "CallError",
+        "ConfigError",
         "ContractError",
         "MalformedResponseError",
         "ServerBusyError",
@@ -90,32 +88,12 @@ _HOMES = {
         "TradeserveError",
         "WrongRequestError",
     ),
-    "fan_out": (
-        "CallGroup",
-        "FanOut",
-        "Lane",
-        "PendingCall",
-    ),
-    "inference": (
-        "Inference",
-        "PreparedModel",
-    ),
+    "fan_out": ("CallGroup", "FanOut", "Lane", "PendingCall"),
+    "inference": ("Inference", "PreparedModel"),
     "replicas": ("ReplicaLimits",),
-    "resilience": (
-        "CallCounts",
-        "Resilience",
-    ),
-    "search_stream": (
-        "PendingSearch",
-        "SearchStream",
-    ),
-    "similarity": (
-        "IndexInfo",
-        "Match",
-        "Matches",
-        "SearchQuery",
-        "SimilarityClient",
-    ),
+    "resilience": ("CallCounts", "Resilience"),
+    "search_stream": ("PendingSearch", "SearchStream"),
+    "similarity": ("IndexInfo", "Match", "Matches", "SearchQuery", "SimilarityClient"),
     "similarity_replicas": ("SimilarityReplicas",),
     "strategy_service": (
         "KillResult",
@@ -133,6 +111,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Answer",
+    "BlockingClients",
     "BreakerState",
     "Budget",
     "CallCounts",
@@ -142,7 +121,11 @@ __all__ = [
     "ChartQuery",
     "ChartReading",
     "ChartReadingClient",
+    "ChartReadingSection",
     "CircuitBreaker",
+    "ClientConfig",
+    "Clients",
+    "ConfigError",
     "ContractError",
     "Deadline",
     "ExpectedModel",
@@ -175,16 +158,21 @@ __all__ = [
     "Side",
     "SimilarityClient",
     "SimilarityReplicas",
+    "SimilaritySection",
     "StrategyClient",
     "StrategyDecision",
+    "StrategySection",
     "StrategyStatus",
     "TensorSpec",
     "TlsFiles",
+    "TlsSection",
     "TooLateError",
     "TradeserveError",
     "TradingState",
     "TritonClient",
+    "TritonSection",
     "WrongRequestError",
+    "load_config",
     "open_channel",
     "require",
 ]

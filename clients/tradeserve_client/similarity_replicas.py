@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -13,12 +14,20 @@ from tradeserve_client.answers import CallRecord, Outcome, Reason
 from tradeserve_client.budget import Budget, ClockNs, deadline_of
 from tradeserve_client.channel import TlsFiles
 from tradeserve_client.contract import digest_differences
-from tradeserve_client.errors import CallError, MalformedResponseError
+from tradeserve_client.errors import CallError, MalformedResponseError, ServerDownError, TooLateError
 from tradeserve_client.fan_out import FanOut, OnLate
 from tradeserve_client.metadata import Metadata, MetadataSource
 from tradeserve_client.replicas import ReplicaLimits, ReplicaSet, Targets
 from tradeserve_client.resilience import CallCounts, Caller, Resilience
-from tradeserve_client.similarity import SERVICE, Matches, SearchQuery, read_matches, search_message
+from tradeserve_client.similarity import (
+    SERVICE,
+    IndexInfo,
+    Matches,
+    SearchQuery,
+    SimilarityClient,
+    read_matches,
+    search_message,
+)
 
 SEARCH_METHOD = "/tradeserve.similarity.v1.SimilarityService/SearchNeighbors"
 
@@ -82,6 +91,8 @@ class SimilarityReplicas:
         self._caller = Caller(
             self.replicas, SEARCH_METHOD, FanOut(on_late=on_late, clock_ns=clock_ns), resilience
         )
+        self._clients: tuple[SimilarityClient, ...] = ()
+        self._tls = tls
         self._index_sha256 = index_sha256
         self._clock_ns = clock_ns
 
@@ -113,7 +124,24 @@ class SimilarityReplicas:
         request = _SearchRequest(request_id, body, query, self._index_sha256)
         return (await self._caller.call(SERVICE, request, deadline_ns, metadata=metadata)).outcome
 
+    async def get_index(self, index_name: str, *, timeout_s: float) -> IndexInfo:
+        """Return what the first server that answers holds.
+
+        Raises:
+            CallError: No answer; its reason is CONTRACT_MISMATCH when no such index is loaded.
+        """
+        if not self._clients:
+            self._clients = tuple(
+                SimilarityClient(replica.target, tls=self._tls) for replica in self.replicas.replicas
+            )
+        for client in self._clients[:-1]:
+            with contextlib.suppress(ServerDownError, TooLateError):
+                return await client.get_index(index_name, timeout_s=timeout_s / len(self._clients))
+        return await self._clients[-1].get_index(index_name, timeout_s=timeout_s / len(self._clients))
+
     async def close(self) -> None:
         """Close the channels; nothing of this object runs afterwards."""
         await self._caller.close()
         await self.replicas.close()
+        for client in self._clients:
+            await client.close()
