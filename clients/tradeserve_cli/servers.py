@@ -86,10 +86,13 @@ def places(
 
 def how_to_name(server: str) -> str:
     """Return how a person can say where a server is."""
+    ways = f"give --{server} host:port, set TRADESERVE_{server.upper()}, or name it in --config"
+    if server == "vision":  # no part of the local stack
+        return ways
+    build_dir = os.environ.get(BUILD_DIR_VARIABLE) or "build"
     return (
-        f"give --{server} host:port, set TRADESERVE_{server.upper()}, name it in --config, or start "
-        f"`make run` (its addresses are looked for in {os.environ.get(BUILD_DIR_VARIABLE) or 'build'}/runs; "
-        f"{BUILD_DIR_VARIABLE} names another folder)"
+        f"start `make run` (its addresses are looked for in {build_dir}/runs; {BUILD_DIR_VARIABLE} names "
+        f"another folder), {ways}"
     )
 
 

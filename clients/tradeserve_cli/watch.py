@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 from tradeserve_cli import output
 from tradeserve_cli.arguments import Subparsers, add_command, whole
@@ -49,9 +49,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         if not await client.ready(timeout_s(arguments)):
             detail = f"no connection to {client.target} within {arguments.timeout_ms:g} ms"
             return output.no_answer("strategy", Reason.DOWN, detail, as_json=arguments.json)
-        follow = client.follow(arguments.recent, reconnect=arguments.reconnect)
-        decisions = cast(AsyncGenerator[StrategyDecision], follow)  # it is one, and it must be closed here
-        async with aclosing(decisions):
+        async with aclosing(client.follow(arguments.recent, reconnect=arguments.reconnect)) as decisions:
             async for decision in decisions:
                 if arguments.json:
                     output.document(_as_json(decision))
