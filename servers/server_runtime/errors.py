@@ -8,6 +8,7 @@
     ├── OverloadedError     RESOURCE_EXHAUSTED   full: drop, or retry after RetryInfo
     ├── TooLateError        DEADLINE_EXCEEDED    the answer could not be ready in time
     ├── DrainingError       UNAVAILABLE          the server is shutting down: reconnect
+    ├── UnavailableError    UNAVAILABLE          something it depends on is away: retry after RetryInfo
     └── InternalError       INTERNAL             ours; the server's log has the cause
     StartError              not a status: why a server cannot start, and what to do
 
@@ -92,6 +93,10 @@ class DrainingError(ServeError):
     """The server is shutting down."""
 
 
+class UnavailableError(ServeError):
+    """Something that the server depends on is away."""
+
+
 class InternalError(ServeError):
     """A fault of ours."""
 
@@ -104,6 +109,7 @@ _TABLE: dict[type[ServeError], tuple[grpc.StatusCode, str]] = {
     OverloadedError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     TooLateError: (grpc.StatusCode.DEADLINE_EXCEEDED, "TOO_LATE"),
     DrainingError: (grpc.StatusCode.UNAVAILABLE, "DRAINING"),
+    UnavailableError: (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
     InternalError: (grpc.StatusCode.INTERNAL, "INTERNAL"),
 }
 

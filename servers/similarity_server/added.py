@@ -2,34 +2,14 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """One market state with its outcome.
-
-    Attributes:
-        state_id: Unique in the index.
-        con_id: What was traded.
-        symbol: The same, for people.
-        event_ns: Close of its last bar, nanoseconds UTC.
-        outcome_ns: When its outcome was known, nanoseconds UTC.
-        bar_ns: Length of one bar.
-        forward_return_bps: Return over the index's horizon.
-    """
-
-    state_id: int
-    con_id: int
-    symbol: str
-    event_ns: int
-    outcome_ns: int
-    bar_ns: int
-    forward_return_bps: float
+from similarity_server.filters import EVERYTHING, Filter
+from similarity_server.main_index import NOTHING, Found
+from similarity_server.states import State, StateTable
 
 
 class DeltaFullError(Exception):
@@ -51,18 +31,28 @@ class AddedStates:
         self.capacity = capacity
         self._index = faiss.IndexFlatIP(dimension)
         self._states: list[State] = []
-        self._ids: set[int] = set()
+        self._embedding = np.empty((capacity, dimension), dtype=np.float32)
+        self._rows: dict[int, int] = {}
+        self._con_id = np.empty(capacity, dtype=np.int64)
+        self._bar_ns = np.empty(capacity, dtype=np.int64)
         self._outcome_ns = np.empty(capacity, dtype=np.int64)
+        self._alive = np.ones(capacity, dtype=bool)
+        self._dead = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._states)
+        return len(self._states) - self._dead
 
     def __contains__(self, state_id: int) -> bool:
-        return state_id in self._ids
+        return state_id in self._rows
 
     def __getitem__(self, row: int) -> State:
         return self._states[row]
+
+    @property
+    def room(self) -> int:
+        """How many more it takes."""
+        return self.capacity - len(self._states)
 
     def add(self, states: Sequence[State], embeddings: NDArray[np.float32]) -> int:
         """Add those that are not there yet, all or none.
@@ -80,7 +70,7 @@ class AddedStates:
         with self._lock:
             rows: dict[int, int] = {}
             for row, state in enumerate(states):
-                if state.state_id not in self._ids:
+                if state.state_id not in self._rows:
                     rows.setdefault(state.state_id, row)
             first, last = len(self._states), len(self._states) + len(rows)
             if last > self.capacity:
@@ -89,41 +79,62 @@ class AddedStates:
                 )
             if rows:
                 chosen = list(rows.values())
-                self._index.add(np.ascontiguousarray(embeddings[chosen]))
+                self._embedding[first:last] = embeddings[chosen]
+                self._index.add(self._embedding[first:last])
+                self._con_id[first:last] = [states[row].con_id for row in chosen]
+                self._bar_ns[first:last] = [states[row].bar_ns for row in chosen]
                 self._outcome_ns[first:last] = [states[row].outcome_ns for row in chosen]
                 self._states.extend(states[row] for row in chosen)
-                self._ids.update(rows)
+                self._rows.update(zip(rows, range(first, last), strict=True))
             return len(rows)
 
-    def search(
-        self, query: NDArray[np.float32], count: int, before_ns: int | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the nearest states whose outcome was known before an instant.
+    def delete(self, state_id: int) -> bool:
+        """Leave a state out of every search that starts later; return whether it was there."""
+        with self._lock:
+            row = self._rows.get(state_id)
+            if row is None or not self._alive[row]:
+                return False
+            self._alive[row] = False
+            self._dead += 1
+            return True
+
+    def search(self, query: NDArray[np.float32], count: int, wanted: Filter = EVERYTHING) -> Found:
+        """Find the nearest states that a filter wants.
 
         Args:
-            query: (1, dimension) float32, length 1.
+            query: (dimension,) float32, length 1.
             count: Most to return.
-            before_ns: The instant, nanoseconds UTC; None for every state.
+            wanted: Which count.
 
         Returns:
             Similarities and rows, nearest first.
         """
+        if not self._states:
+            return NOTHING
         with self._lock:
             total = len(self._states)
-            if total == 0:
-                return _NOTHING
             parameters = None
-            if before_ns is not None:
-                known = self._outcome_ns[:total] < before_ns
-                count = min(count, int(known.sum()))
+            if self._dead or wanted != EVERYTHING:
+                mask = wanted.mask(self._con_id[:total], self._bar_ns[:total], self._outcome_ns[:total])
+                mask &= self._alive[:total]
+                count = min(count, int(mask.sum()))
                 # The selector points into `bitmap`, which lives until this function returns.
-                bitmap = np.packbits(known, bitorder="little")
+                bitmap = np.packbits(mask, bitorder="little")
                 parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(total, faiss.swig_ptr(bitmap)))  # type: ignore[call-arg]
             count = min(count, total)
             if count == 0:
-                return _NOTHING
-            similarity, row = self._index.search(query, count, params=parameters)
+                return NOTHING
+            similarity, row = self._index.search(query.reshape(1, -1), count, params=parameters)
             return similarity[0], row[0]
 
+    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the embeddings of some rows, (n, dimension) float32."""
+        vectors: NDArray[np.float32] = self._embedding[rows]
+        return vectors
 
-_NOTHING = (np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64))
+    def table(self) -> StateTable:
+        """Return the states that were not deleted, in ascending order of outcome_ns."""
+        with self._lock:
+            total = len(self._states)
+            table = StateTable.of(self._states, self._embedding[:total])
+            return table.rows(self._alive[:total]).in_time_order()

@@ -1,4 +1,7 @@
-"""Read an index from disk: `<indexes>/<name>/<version>/{card.json, states.npz}`, verified."""
+"""Read an index from disk: `<indexes>/<name>/<version>/{card.json, states.npz}`, verified.
+
+`snapshot` keeps what is built of it beside it.
+"""
 
 import hashlib
 import json
@@ -12,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server_runtime.errors import StartError
+from similarity_server.states import StateTable
 
 _MAX_DIMENSION = 16_384
 _MAX_STATEMENT_CHARACTERS = 1000
@@ -59,31 +63,6 @@ class IndexCard:
     statement: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StateTable:
-    """Market states with their outcomes, one row each, in ascending order of outcome_ns.
-
-    Attributes:
-        state_id: (n,) int64, unique.
-        embedding: (n, dimension) float32, length 1.
-        con_id: (n,) int64.
-        symbol: n symbols.
-        event_ns: (n,) int64, close of the last bar, nanoseconds UTC.
-        outcome_ns: (n,) int64, when the outcome was known, nanoseconds UTC.
-        bar_ns: (n,) int64, length of one bar.
-        forward_return_bps: (n,) float32.
-    """
-
-    state_id: NDArray[np.int64]
-    embedding: NDArray[np.float32]
-    con_id: NDArray[np.int64]
-    symbol: list[str]
-    event_ns: NDArray[np.int64]
-    outcome_ns: NDArray[np.int64]
-    bar_ns: NDArray[np.int64]
-    forward_return_bps: NDArray[np.float32]
-
-
 def read_index(indexes: Path, name: str, version: int = 0) -> tuple[IndexCard, StateTable]:
     """Read and verify one index.
 
@@ -95,9 +74,23 @@ def read_index(indexes: Path, name: str, version: int = 0) -> tuple[IndexCard, S
     Raises:
         StartError: It is missing or does not match its card; the message names file and field.
     """
+    folder, card = read_card(indexes, name, version)
+    return card, read_states(folder / "states.npz", card)
+
+
+def read_card(indexes: Path, name: str, version: int = 0) -> tuple[Path, IndexCard]:
+    """Return the folder of one index and what its card says.
+
+    Args:
+        indexes: Folder of all indexes.
+        name: Name of the index.
+        version: Its version; 0 takes the highest.
+
+    Raises:
+        StartError: It is missing or its card is wrong; the message names file and field.
+    """
     folder = _version_folder(indexes, name, version)
-    card = _read_card(folder / "card.json", name, int(folder.name))
-    return card, _read_states(folder / "states.npz", card)
+    return folder, _read_card(folder / "card.json", name, int(folder.name))
 
 
 def _version_folder(indexes: Path, name: str, version: int) -> Path:
@@ -162,7 +155,12 @@ _ARRAYS: Mapping[str, str] = {
 }
 
 
-def _read_states(path: Path, card: IndexCard) -> StateTable:
+def read_states(path: Path, card: IndexCard) -> StateTable:
+    """Read and verify the states of an index, in ascending order of outcome_ns.
+
+    Raises:
+        StartError: The file is damaged or does not match the card; the message names array and row.
+    """
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
@@ -222,7 +220,8 @@ def _table(path: Path, arrays: Mapping[str, NDArray[Any]]) -> StateTable:
         state_id=state_id[by_time],
         embedding=np.ascontiguousarray((embedding / norms[:, None])[by_time]),
         con_id=arrays["con_id"].astype(np.int64)[by_time],
-        symbol=[str(symbols[i]) for i in symbol_id[by_time]],
+        symbol_id=symbol_id.astype(np.int32)[by_time],
+        symbols=tuple(symbols.tolist()),
         event_ns=arrays["event_ns"].astype(np.int64)[by_time],
         outcome_ns=arrays["outcome_ns"].astype(np.int64)[by_time],
         bar_ns=arrays["bar_size_s"].astype(np.int64)[by_time] * 1_000_000_000,

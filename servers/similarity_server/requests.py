@@ -1,5 +1,6 @@
 """Parse requests: foreign bytes to values, or an error that names the field. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server_runtime.errors import InvalidFieldError
-from similarity_server.added import State
+from similarity_server.filters import Filter
+from similarity_server.states import State
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
 
 MAX_NEIGHBORS = 256
 MAX_STATES_PER_CALL = 1000
+MAX_CON_IDS = 256
 _MAX_REQUEST_ID = 64
 _MAX_SYMBOL = 64
 _NORM_TOLERANCE = 1e-2
@@ -29,12 +32,12 @@ class Search:
     Attributes:
         query: (dimension,) float32, length 1.
         count: Most neighbours to return.
-        before_ns: Only states whose outcome was known before count; None for all.
+        wanted: Which states count.
     """
 
     query: NDArray[np.float32]
     count: int
-    before_ns: int | None
+    wanted: Filter
 
 
 class _SecondsAndNanos(Protocol):
@@ -67,8 +70,43 @@ def parse_search(request: pb.SearchNeighborsRequest, dimension: int) -> Search:
     return Search(
         query=parse_embedding(request.embedding_f32, dimension, "embedding_f32"),
         count=request.neighbor_count,
-        before_ns=parse_time(request.before_time, "before_time") if request.HasField("before_time") else None,
+        wanted=_parse_filter(request),
     )
+
+
+def _parse_filter(request: pb.SearchNeighborsRequest) -> Filter:
+    if len(request.con_ids) > MAX_CON_IDS:
+        raise InvalidFieldError("con_ids", f"holds {len(request.con_ids)} ids: send at most {MAX_CON_IDS}")
+    con_ids = frozenset(request.con_ids)
+    if con_ids and min(con_ids) < 1:
+        raise InvalidFieldError("con_ids", f"holds {min(con_ids)}: contract ids start at 1")
+    return Filter(
+        before_ns=parse_time(request.before_time, "before_time") if request.HasField("before_time") else None,
+        con_ids=con_ids,
+        bar_ns=_parse_bar(request.bar_duration, "bar_duration") if request.HasField("bar_duration") else None,
+    )
+
+
+def _parse_bar(bar: _SecondsAndNanos, field: str) -> int:
+    if not (0 <= bar.seconds <= _MAX_BAR_S and 0 <= bar.nanos < _NS and bar.seconds + bar.nanos > 0):
+        raise InvalidFieldError(field, "is not between 1 ns and 366 days")
+    return bar.seconds * _NS + bar.nanos
+
+
+def parse_state_ids(state_ids: Sequence[int]) -> list[int]:
+    """Parse ids of states to delete.
+
+    Raises:
+        InvalidFieldError: There are too many, or one is no id.
+    """
+    if len(state_ids) > MAX_STATES_PER_CALL:
+        raise InvalidFieldError(
+            "state_ids", f"holds {len(state_ids)} ids: send at most {MAX_STATES_PER_CALL} per call"
+        )
+    for position, state_id in enumerate(state_ids):
+        if state_id < 1:
+            raise InvalidFieldError(f"state_ids[{position}]", f"is {state_id}: ids start at 1")
+    return list(state_ids)
 
 
 def parse_embedding(raw: bytes, dimension: int, field: str) -> NDArray[np.float32]:
@@ -116,6 +154,8 @@ def parse_state(state: pb.State, dimension: int, position: int) -> tuple[State, 
         raise InvalidFieldError(f"{at}instrument.con_id", "is missing: send the contract id")
     if len(state.instrument.symbol) > _MAX_SYMBOL:
         raise InvalidFieldError(f"{at}instrument.symbol", f"is longer than {_MAX_SYMBOL} characters")
+    if "\0" in state.instrument.symbol:
+        raise InvalidFieldError(f"{at}instrument.symbol", "holds a NUL character")
     for field in ("event_time", "outcome_time"):
         if not state.HasField(field):
             raise InvalidFieldError(f"{at}{field}", "is missing")
@@ -123,9 +163,7 @@ def parse_state(state: pb.State, dimension: int, position: int) -> tuple[State, 
     outcome_ns = parse_time(state.outcome_time, f"{at}outcome_time")
     if outcome_ns < event_ns:
         raise InvalidFieldError(f"{at}outcome_time", "is before event_time: an outcome follows its state")
-    bar = state.bar_duration
-    if not (0 <= bar.seconds <= _MAX_BAR_S and 0 <= bar.nanos < _NS and bar.seconds + bar.nanos > 0):
-        raise InvalidFieldError(f"{at}bar_duration", "is not between 1 ns and 366 days")
+    bar_ns = _parse_bar(state.bar_duration, f"{at}bar_duration")
     if not np.isfinite(state.forward_return_bps):
         raise InvalidFieldError(f"{at}forward_return_bps", "is not finite")
     parsed = State(
@@ -134,7 +172,7 @@ def parse_state(state: pb.State, dimension: int, position: int) -> tuple[State, 
         symbol=state.instrument.symbol,
         event_ns=event_ns,
         outcome_ns=outcome_ns,
-        bar_ns=bar.seconds * _NS + bar.nanos,
+        bar_ns=bar_ns,
         forward_return_bps=state.forward_return_bps,
     )
     return parsed, parse_embedding(state.embedding_f32, dimension, f"{at}embedding_f32")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import numpy as np
@@ -12,10 +12,17 @@ from server_runtime import errors
 from server_runtime.calls import arrival_ns
 from server_runtime.deadlines import DEFAULT_MARGIN_S, refuse_late
 from server_runtime.metrics import ServerMetrics
-from similarity_server.added import DeltaFullError
 from similarity_server.artifact import Provenance
-from similarity_server.index import StateIndex
-from similarity_server.requests import MAX_STATES_PER_CALL, parse_request_id, parse_search, parse_state
+from similarity_server.index import Match
+from similarity_server.keeper import IndexKeeper
+from similarity_server.outcomes import summarize
+from similarity_server.requests import (
+    MAX_STATES_PER_CALL,
+    parse_request_id,
+    parse_search,
+    parse_state,
+    parse_state_ids,
+)
 from tradeserve.common.v1 import provenance_pb2
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
 from tradeserve.similarity.v1 import similarity_service_pb2_grpc as pb_grpc
@@ -34,20 +41,21 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
     """Serves one index."""
 
     def __init__(
-        self, index: StateIndex, metrics: ServerMetrics, *, margin_s: float = DEFAULT_MARGIN_S
+        self, keeper: IndexKeeper, metrics: ServerMetrics, *, margin_s: float = DEFAULT_MARGIN_S
     ) -> None:
         """Serve an index.
 
         Args:
-            index: What is searched.
+            keeper: Holds what is searched, and changes it.
             metrics: Where stages are counted.
             margin_s: Time a search on the stream must have left to be started.
         """
-        self._index = index
+        self._keeper = keeper
+        self._index = keeper.index
         self._metrics = metrics
         self._margin_s = margin_s
-        self._provenance = _provenance(index.card.provenance)
-        self._embedding_model = _provenance(index.card.embedding_model)
+        self._provenance = _provenance(keeper.index.card.provenance)
+        self._embedding_model = _provenance(keeper.index.card.embedding_model)
 
     async def GetIndex(
         self, request: pb.GetIndexRequest, context: grpc.aio.ServicerContext
@@ -55,7 +63,7 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
         """Describe the index that is loaded."""
         del context
         self._check_name(request.index_name)
-        card = self._index.card
+        card, main = self._index.card, self._index.main
         response = pb.GetIndexResponse(
             provenance=self._provenance,
             embedding_model=self._embedding_model,
@@ -63,6 +71,13 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
             state_count=len(self._index),
             horizon_bars=card.horizon_bars,
             statement=card.statement,
+            index_kind=str(main.kind),
+            recall_at_10=main.recall_at_10,
+            recall_query_count=main.recall_queries,
+            unmerged_count=self._index.added_count,
+            deleted_count=self._index.deleted_count,
+            durable=self._keeper.durable,
+            sequence=self._keeper.sequence,
         )
         response.as_of_time.FromNanoseconds(self._index.as_of_ns)
         return response
@@ -87,7 +102,7 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
     async def AddStates(
         self, request: pb.AddStatesRequest, context: grpc.aio.ServicerContext
     ) -> pb.AddStatesResponse:
-        """Add states to the index in memory, all or none."""
+        """Add states to the index, all or none."""
         del context
         parse_request_id(request.request_id)
         self._check_name(request.index_name)
@@ -103,18 +118,31 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
             states.append(state)
             if position % _STATES_PER_TURN == _STATES_PER_TURN - 1:
                 await asyncio.sleep(0)
-        try:
-            added = self._index.add(states, embeddings)
-        except DeltaFullError as e:
-            raise errors.OverloadedError(
-                f"{e}: add no more, or restart the server on an index that holds them", field="states"
-            ) from e
+        added = await self._keeper.add(states, embeddings)
         _log.info(
-            "states added in memory only",
-            request_id=request.request_id, added=added, sent=len(states), not_durable=self._index.added_count,
-        )  # fmt: skip
+            "states added",
+            request_id=request.request_id,
+            added=added,
+            sent=len(states),
+            durable=self._keeper.durable,
+        )
         return pb.AddStatesResponse(
             request_id=request.request_id, added_count=added, state_count=len(self._index)
+        )
+
+    async def DeleteStates(
+        self, request: pb.DeleteStatesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DeleteStatesResponse:
+        """Delete states from the index, all or none."""
+        del context
+        parse_request_id(request.request_id)
+        self._check_name(request.index_name)
+        deleted = await self._keeper.delete(parse_state_ids(request.state_ids))
+        _log.info(
+            "states deleted", request_id=request.request_id, deleted=deleted, durable=self._keeper.durable
+        )
+        return pb.DeleteStatesResponse(
+            request_id=request.request_id, deleted_count=deleted, state_count=len(self._index)
         )
 
     def _search_on_stream(
@@ -151,7 +179,8 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
         search = parse_search(request, self._index.card.dimension)
         response = pb.SearchNeighborsResponse(request_id=request.request_id, provenance=self._provenance)
         neighbors = response.neighbors
-        for match in self._index.search(search.query, search.count, search.before_ns):
+        matches = self._index.search(search.query, search.count, search.wanted)
+        for match in matches:
             state = match.state
             neighbor = neighbors.add(
                 state_id=state.state_id,
@@ -162,6 +191,7 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
             neighbor.instrument.symbol = state.symbol
             neighbor.event_time.seconds, neighbor.event_time.nanos = divmod(state.event_ns, _NS)
             neighbor.bar_duration.seconds, neighbor.bar_duration.nanos = divmod(state.bar_ns, _NS)
+        _write_outcomes(response, matches)
         end_ns = time.monotonic_ns()
         timing = response.timing
         timing.queue_duration.seconds, timing.queue_duration.nanos = divmod(start_ns - since_ns, _NS)
@@ -202,7 +232,22 @@ def _refusal(
         search=pb.SearchNeighborsResponse(request_id=request.search.request_id[:64]),
         status_code=errors.code_number(error),
         status_message=str(error),
+        status_field=error.field,
     )
+
+
+def _write_outcomes(response: pb.SearchNeighborsResponse, matches: Sequence[Match]) -> None:
+    outcomes = summarize(
+        np.array([match.similarity for match in matches]),
+        np.array([match.state.forward_return_bps for match in matches]),
+    )
+    if outcomes is not None:
+        message = response.outcomes
+        message.neighbor_count = outcomes.neighbor_count
+        message.mean_return_bps = outcomes.mean_return_bps
+        message.hit_rate = outcomes.hit_rate
+        message.dispersion_bps = outcomes.dispersion_bps
+        message.effective_count = outcomes.effective_count
 
 
 def _provenance(of: Provenance) -> provenance_pb2.ModelProvenance:

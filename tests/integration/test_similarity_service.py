@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from fakes.similarity_index import HOUR_NS, START_NS, state_arrays, unit_vectors, write_index
 from server_runtime.server import GrpcServer, ServerOptions
-from similarity_server.index import load_index
+from similarity_server.index import Limits
+from similarity_server.keeper import IndexKeeper
+from similarity_server.loading import load_index
 from similarity_server.servicer import SERVICE_NAME, SimilarityServicer
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
 from tradeserve.similarity.v1 import similarity_service_pb2_grpc as pb_grpc
@@ -66,23 +68,29 @@ class Served:
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     started: list[Served] = []
+    keepers: list[IndexKeeper] = []
 
     async def start(max_added: int = 1000, count: int = 2000, **options: Any) -> Served:
         arrays = write_index(tmp_path / str(len(started)), state_arrays(count, DIMENSION))
-        index = load_index(tmp_path / str(len(started)), "market_states", max_added=max_added)
+        index, _ = load_index(tmp_path / str(len(started)), "market_states", limits=Limits(max_added))
+        keeper = IndexKeeper(index)
+        await keeper.start()
         server = GrpcServer(ServerOptions(**{"unix_path": tmp_path / f"s{len(started)}", **options}))
-        servicer = SimilarityServicer(index, server.metrics, margin_s=server.options.answer_margin_s)
+        servicer = SimilarityServicer(keeper, server.metrics, margin_s=server.options.answer_margin_s)
         server.add_service(
             SERVICE_NAME, lambda target: pb_grpc.add_SimilarityServiceServicer_to_server(servicer, target)
         )
         channel = grpc.aio.insecure_channel(await server.start())
         started.append(Served(server, channel, arrays))
+        keepers.append(keeper)
         return started[-1]
 
     yield start
     for one in started:
         await one.channel.close()
         await one.server.stop()
+    for keeper in keepers:
+        await keeper.close()
 
 
 @pytest.fixture

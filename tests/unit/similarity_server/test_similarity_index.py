@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fakes.similarity_index import HOUR_NS, START_NS, state_arrays, unit_vectors, write_index
-from similarity_server.added import AddedStates, DeltaFullError, State
-from similarity_server.artifact import IndexCard, Provenance, StateTable
-from similarity_server.index import Match, StateIndex, load_index
+from similarity_server.added import AddedStates, DeltaFullError
+from similarity_server.artifact import IndexCard, Provenance
+from similarity_server.index import Limits, Match, StateIndex
+from similarity_server.index import built as built_index
+from similarity_server.loading import load_index
+from similarity_server.states import State, StateTable
 
 Vectors = NDArray[np.float32]
 Times = NDArray[np.int64]
@@ -30,16 +33,16 @@ def built(embeddings: Vectors, outcome_ns: Times, max_added: int = 1000) -> Stat
         state_id=order + 1,
         embedding=np.ascontiguousarray(embeddings[order]),
         con_id=np.ones(count, dtype=np.int64),
-        symbol=["AAA"] * count,
+        symbol_id=np.zeros(count, dtype=np.int32),
+        symbols=("AAA",),
         event_ns=outcome_ns[order] - HOUR_NS,
         outcome_ns=outcome_ns[order],
         bar_ns=np.full(count, HOUR_NS),
         forward_return_bps=np.zeros(count, dtype=np.float32),
     )
     of = Provenance("market_states", 1, b"\0" * 32, "")
-    return StateIndex(
-        IndexCard(of, of, embeddings.shape[1], 6, int(table.event_ns.max()), count), table, max_added
-    )
+    card = IndexCard(of, of, embeddings.shape[1], 6, int(table.event_ns.max()), count)
+    return built_index(card, table, Limits(max_added))
 
 
 def check(
@@ -163,7 +166,8 @@ def test_searching_while_another_thread_adds_finds_nothing_wrong() -> None:
 
 def test_rounded_embeddings_are_normalised_and_rows_keep_their_facts(tmp_path: Path) -> None:
     arrays = write_index(tmp_path)
-    index = load_index(tmp_path, "market_states")
+    index, sequence = load_index(tmp_path, "market_states")
+    assert sequence == 0
     for row in (0, 123, 499):
         query = arrays["embedding"][row].astype(np.float32)
         (best, *_) = index.search(query / np.linalg.norm(query), 3)
@@ -183,5 +187,5 @@ def test_rounded_embeddings_are_normalised_and_rows_keep_their_facts(tmp_path: P
 def test_the_highest_version_is_loaded_unless_one_is_named(tmp_path: Path) -> None:
     for version in (1, 2, 10):
         write_index(tmp_path, state_arrays(20, DIMENSION), version=version)
-    assert load_index(tmp_path, "market_states").card.provenance.version == 10
-    assert load_index(tmp_path, "market_states", 2).card.provenance.version == 2
+    assert load_index(tmp_path, "market_states")[0].card.provenance.version == 10
+    assert load_index(tmp_path, "market_states", 2)[0].card.provenance.version == 2

@@ -84,13 +84,13 @@ def test_an_embedding_within_the_tolerance_is_normalised() -> None:
 
 
 def test_without_before_time_every_state_counts() -> None:
-    assert parse_search(search(), DIMENSION).before_ns is None
+    assert parse_search(search(), DIMENSION).wanted.before_ns is None
 
 
 def test_before_time_at_the_epoch_is_not_unset() -> None:
     request = search()
     request.before_time.FromSeconds(0)
-    assert parse_search(request, DIMENSION).before_ns == 0
+    assert parse_search(request, DIMENSION).wanted.before_ns == 0
 
 
 @pytest.mark.parametrize(("seconds", "nanos"), [(2**62, 0), (-(2**62), 0), (0, -1), (0, 10**9)])
