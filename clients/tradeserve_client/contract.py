@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from tradeserve_client.errors import ContractError
 
+PROMOTED_VERSION = "promoted_version"
+"""Config parameter of a model: the version for clients that name none; see docs/adr/0004-model-lifecycle.md."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -53,6 +56,28 @@ class ModelContract:
     def artifact_sha256(self) -> str:
         """Hex digest of the served file, "" when the server does not say."""
         return self.parameters.get("artifact_sha256", "").lower()
+
+
+def version_key(version: int, key: str) -> str:
+    """Return the name of a config parameter that holds for one version only."""
+    return f"version_{version}.{key}"
+
+
+def chosen_version(wanted: int, served: Sequence[int], parameters: Mapping[str, str]) -> int:
+    """Return the version to ask: the wanted one, else the promoted one, else the newest; 0 for none."""
+    promoted = parameters.get(PROMOTED_VERSION, "")
+    for version in (wanted, int(promoted) if promoted.isdecimal() else 0):
+        if version in served:
+            return version
+    return max(served, default=0)
+
+
+def parameters_of(version: int, parameters: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a model's config parameters as they hold for one version."""
+    prefix = version_key(version, "")
+    own = {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
+    common = {key: value for key, value in parameters.items() if not key.startswith("version_")}
+    return common | own
 
 
 @dataclass(frozen=True, slots=True)

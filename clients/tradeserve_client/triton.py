@@ -21,14 +21,21 @@ from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Rea
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.budget import Budget, ClockNs, deadline_of
 from tradeserve_client.channel import TlsFiles, Transport
-from tradeserve_client.contract import ExpectedModel, ModelContract, TensorSpec
+from tradeserve_client.contract import (
+    PROMOTED_VERSION,
+    ExpectedModel,
+    ModelContract,
+    TensorSpec,
+    chosen_version,
+    parameters_of,
+)
 from tradeserve_client.contract_watch import ContractWatch, OnContractChange
 from tradeserve_client.errors import error_of
 from tradeserve_client.fan_out import FanOut, Lane, OnLate
 from tradeserve_client.inference import Inference, InferRequest, PreparedModel
 from tradeserve_client.metadata import Metadata, MetadataSource
 from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets
-from tradeserve_client.resilience import CallCounts, Caller, Resilience
+from tradeserve_client.resilience import CallCounts, Called, Caller, Resilience
 from tradeserve_client.tensor_request import TensorRequests
 
 __all__ = ["INFER_METHOD", "InferRequest", "Inference", "PreparedModel", "TritonClient"]
@@ -142,7 +149,7 @@ class TritonClient:
             model: Name.
             inputs: Every input by name: arrays of the model's dtypes, with the batch first.
             budget: Seconds from now, a Deadline, or the LatencyBudget that the call is part of.
-            version: 0 lets the server choose.
+            version: 0 for the promoted one, or the newest where none is promoted.
             outputs: Names of the outputs wanted; none given means all.
             metadata: Headers of this call, beside the client's.
 
@@ -156,14 +163,15 @@ class TritonClient:
         if contract is None:
             contract = await self._first_check(model, version, deadline_ns)
         if contract is None:
-            record = CallRecord(model, "", 0, deadline_ns, 0)
-            return NoAnswer(*self._watch.problem(model, version), record)
-        request = self._requests_to(contract, version).request(inputs, outputs)
-
-        def may_ask(replica: Replica) -> bool:
-            return self._watch.may_ask(model, version, replica)
-
-        called = await self._caller.call(model, request, deadline_ns, may_ask=may_ask, metadata=metadata)
+            return self._not_sent(model, version, deadline_ns)
+        called = await self._ask(contract, version, inputs, outputs, deadline_ns, metadata)
+        if not version and called.replica is not None and _is_unloaded(called.outcome):
+            # The version may have been replaced just now: once more if another one is served instead.
+            self._watch.doubt(model, version, called.replica, ask_meanwhile=False)
+            newer = await self._first_check(model, version, deadline_ns)
+            if newer is not None and newer.version != contract.version:
+                contract = newer
+                called = await self._ask(contract, version, inputs, outputs, deadline_ns, metadata)
         if called.replica is None:
             return called.outcome
         return self._checked(called.outcome, called.replica, contract, version)
@@ -188,8 +196,8 @@ class TritonClient:
     async def contract(self, model: str, version: int = 0, *, timeout_s: float) -> ModelContract:
         """Return what the server serves under a name.
 
-        When the wanted version is not among those served, the contract is that of the newest served,
-        so that the difference can be spelled out.
+        Without a wanted version it is the promoted one's. When the wanted version is not among those
+        served, it is that of the promoted one, or the newest, so that the difference can be spelled out.
 
         Raises:
             CallError: No answer; ServerDownError when the model is not loaded.
@@ -231,6 +239,29 @@ class TritonClient:
         left_s = (deadline_ns - self._clock_ns()) / 1e9
         return await self._watch.check(model, version, left_s) if left_s > 0 else None
 
+    async def _ask(
+        self,
+        contract: ModelContract,
+        version: int,
+        inputs: Mapping[str, ArrayLike],
+        outputs: Sequence[str],
+        deadline_ns: int,
+        metadata: Metadata | None,
+    ) -> Called[Inference]:
+        # A version that is loaded to be tried must not answer those who asked for the promoted one.
+        asked = version or (contract.version if PROMOTED_VERSION in contract.parameters else 0)
+        request = self._requests_to(contract, asked).request(inputs, outputs)
+
+        def may_ask(replica: Replica) -> bool:
+            return self._watch.may_ask(contract.name, version, replica)
+
+        return await self._caller.call(
+            contract.name, request, deadline_ns, may_ask=may_ask, metadata=metadata
+        )
+
+    def _not_sent(self, model: str, version: int, deadline_ns: int) -> NoAnswer:
+        return NoAnswer(*self._watch.problem(model, version), CallRecord(model, "", 0, deadline_ns, 0))
+
     def _requests_to(self, contract: ModelContract, version: int) -> TensorRequests:
         requests = self._requests.get((contract.name, version))
         if requests is None or requests.contract != contract:
@@ -266,16 +297,15 @@ class TritonClient:
         try:
             newest = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=timeout_s)
             versions = tuple(sorted(int(number) for number in newest.versions if number.isdigit()))
-            chosen = version if version in versions else max(versions, default=0)
+            # Whichever version: they share the model's one config.
+            config = await stub.ModelConfig(service_pb2.ModelConfigRequest(name=model), timeout=timeout_s)
+            parameters = {key: value.string_value for key, value in config.config.parameters.items()}
+            chosen = chosen_version(version, versions, parameters)
             metadata = newest
             if chosen and len(versions) > 1:
                 metadata = await stub.ModelMetadata(
                     service_pb2.ModelMetadataRequest(name=model, version=str(chosen)), timeout=timeout_s
                 )
-            config = await stub.ModelConfig(
-                service_pb2.ModelConfigRequest(name=model, version=str(chosen) if chosen else ""),
-                timeout=timeout_s,
-            )
         except grpc.aio.AioRpcError as error:
             raise error_of(model, error) from error
         return ModelContract(
@@ -284,8 +314,18 @@ class TritonClient:
             versions=versions,
             inputs=tuple(_spec(tensor) for tensor in metadata.inputs),
             outputs=tuple(_spec(tensor) for tensor in metadata.outputs),
-            parameters={key: value.string_value for key, value in config.config.parameters.items()},
+            parameters=parameters_of(chosen, parameters),
         )
+
+
+def _is_unloaded(outcome: Outcome[Inference]) -> bool:
+    """Return whether Triton said that the model, or this version of it, is not loaded."""
+    return (
+        isinstance(outcome, NoAnswer)
+        and outcome.reason is Reason.DOWN
+        and outcome.call.received_ns > 0
+        and not outcome.detail.startswith("UNAVAILABLE")
+    )
 
 
 def _spec(tensor: Any) -> TensorSpec:
