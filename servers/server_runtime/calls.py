@@ -18,6 +18,7 @@ from server_runtime import errors
 from server_runtime.admission import Admission
 from server_runtime.deadlines import refuse_late, remaining_s
 from server_runtime.metrics import ServerMetrics
+from server_runtime.tracing import Span, SpanSender, parse_traceparent
 
 _log = structlog.get_logger()
 _arrival_ns: ContextVar[int] = ContextVar("arrival_ns")
@@ -32,7 +33,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Guards every call of our services."""
 
     def __init__(
-        self, *, margin_s: float, calls: Admission, streams: Admission, metrics: ServerMetrics
+        self,
+        *,
+        margin_s: float,
+        calls: Admission,
+        streams: Admission,
+        metrics: ServerMetrics,
+        spans: SpanSender | None = None,
     ) -> None:
         """Guard the calls of one server.
 
@@ -41,7 +48,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             calls: Bounds the unary calls in flight.
             streams: Bounds the streams that are open.
             metrics: Counts calls by method and code.
+            spans: Traces calls whose caller sends `traceparent`; None traces nothing.
         """
+        self._spans = spans
         self._margin_s = margin_s
         self._calls = calls
         self._streams = streams
@@ -128,7 +137,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     raise
                 await errors.abort(context, error)
             finally:
-                self._count(method, code)
+                self._count(method, code, context)
 
         return call
 
@@ -154,7 +163,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     raise
                 await errors.abort(context, error)
             finally:
-                self._count(method, code)
+                self._count(method, code, context)
 
         return call
 
@@ -205,9 +214,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         _log.exception("call failed", method=method)
         return errors.InternalError("a fault of the server: its log has the cause")
 
-    def _count(self, method: str, code: grpc.StatusCode) -> None:
+    def _count(self, method: str, code: grpc.StatusCode, context: grpc.aio.ServicerContext) -> None:
+        start_ns, end_ns = arrival_ns(), time.monotonic_ns()
         self._metrics.count_call(method, code.name)
-        self._metrics.observe_stage(method, "total", time.monotonic_ns() - arrival_ns())
+        self._metrics.observe_stage(method, "total", end_ns - start_ns)
+        if self._spans is None:
+            return
+        metadata = context.invocation_metadata() or ()
+        header = next((value for key, value in metadata if key == "traceparent"), "")
+        parent = parse_traceparent(header)
+        if parent is None or not parent.sampled:
+            return
+        service, _, name = method.strip("/").rpartition("/")
+        attributes = {
+            "rpc.system": "grpc", "rpc.service": service, "rpc.method": name,
+            "rpc.grpc.status_code": code.value[0],
+        }  # fmt: skip
+        problem = "" if code is grpc.StatusCode.OK else code.name
+        span = Span(
+            method.strip("/"), start_ns, end_ns, parent.trace_id, parent_id=parent.span_id,
+            attributes=attributes, problem=problem, kind="server",
+        )  # fmt: skip
+        self._spans.send(span)
 
 
 def _forgiving(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

@@ -48,6 +48,10 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics (default: off)"
     )
+    run.add_argument(
+        "--otlp-endpoint", default="", metavar="HOST:PORT",
+        help="send spans of calls that carry traceparent to this OpenTelemetry collector (default: off)",
+    )  # fmt: skip
     logs = parser.add_argument_group("logs")
     logs.add_argument("--log-format", choices=["text", "json"], default="text", help="(default: %(default)s)")
     logs.add_argument(
@@ -79,6 +83,7 @@ def server_options(args: argparse.Namespace) -> ServerOptions:
         max_streams=args.max_streams,
         answer_margin_s=args.answer_margin_ms / 1e3,
         metrics_port=args.metrics_port,
+        otlp_endpoint=args.otlp_endpoint,
     )
 
 

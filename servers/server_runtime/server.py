@@ -19,6 +19,7 @@ from server_runtime.errors import StartError
 from server_runtime.listen import TlsFiles, claim_port, claim_unix_path
 from server_runtime.metrics import ServerMetrics
 from server_runtime.ready import remove_ready_file, write_ready_file
+from server_runtime.tracing import SpanSender
 
 _log = structlog.get_logger()
 
@@ -42,6 +43,7 @@ class ServerOptions:
         max_message_bytes: Largest message, either way.
         answer_margin_s: Time a call must have left of its deadline to be started.
         metrics_port: Serve Prometheus metrics there (0 picks a free port); None does not.
+        otlp_endpoint: Send spans of traced calls to this OpenTelemetry collector; "" does not.
     """
 
     host: str = "127.0.0.1"
@@ -55,27 +57,36 @@ class ServerOptions:
     max_message_bytes: int = 16 * 1024 * 1024
     answer_margin_s: float = DEFAULT_MARGIN_S
     metrics_port: int | None = None
+    otlp_endpoint: str = ""
 
 
 class GrpcServer:
     """One gRPC server with health, reflection, bounds, metrics and a drain."""
 
-    def __init__(self, options: ServerOptions, metrics: ServerMetrics | None = None) -> None:
+    def __init__(
+        self, options: ServerOptions, metrics: ServerMetrics | None = None, name: str = "server"
+    ) -> None:
         """Prepare a server; nothing listens before `start`.
 
         Args:
             options: How it listens and what it bounds.
             metrics: Where it counts; its own when None.
+            name: Of the process, for traces.
+
+        Raises:
+            StartError: Traces are asked for and OpenTelemetry is not installed.
         """
         self.options = options
         self.metrics = metrics or ServerMetrics()
         self._services: dict[str, Callable[[grpc.aio.Server], None]] = {}
         self._health = health.aio.HealthServicer()
+        self._spans = SpanSender(name, options.otlp_endpoint) if options.otlp_endpoint else None
         self._calls = CallInterceptor(
             margin_s=options.answer_margin_s,
             calls=Admission(options.max_in_flight, what="calls"),
             streams=Admission(options.max_streams, what="streams", retry_after_s=1.0),
             metrics=self.metrics,
+            spans=self._spans,
         )
         self._server: grpc.aio.Server | None = None
         self._stop_requested: asyncio.Event | None = None
@@ -155,6 +166,8 @@ class GrpcServer:
         self._server = None
         if self.metrics_address:
             self.metrics.stop_http()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
         if self.options.unix_path:
             self.options.unix_path.unlink(missing_ok=True)
 

@@ -1,0 +1,104 @@
+"""Traces: spans of servers and strategy reach a collector over a real socket and hang together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from fakes.otlp_collector import OtlpCollector
+from server_runtime.server import GrpcServer, ServerOptions
+from server_runtime.tracing import Span, SpanSender, TraceParent, parse_traceparent
+
+TRACE = 0x0AF7651916CD43DD8448EB211C80319C
+PARENT = 0xB7AD6B7169203331
+NAME = "test.Echo"
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[OtlpCollector]:
+    made = OtlpCollector()
+    yield made
+    await made.stop()
+
+
+async def serve(endpoint: str) -> GrpcServer:
+    async def echo(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        if request == b"refuse":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "nothing")
+        return request
+
+    server = GrpcServer(ServerOptions(otlp_endpoint=endpoint), name="echo")
+    handlers = {"Say": grpc.unary_unary_rpc_method_handler(echo)}
+    server.add_service(
+        NAME,
+        lambda target: target.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(NAME, handlers),)
+        ),
+    )
+    await server.start()
+    return server
+
+
+async def test_a_traced_call_becomes_a_span_of_its_callers_trace(collector: OtlpCollector) -> None:
+    server = await serve(await collector.start())
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        say = channel.unary_unary(f"/{NAME}/Say")
+        header = (("traceparent", TraceParent(TRACE, PARENT).header),)
+        await say(b"x", metadata=header, timeout=10)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await say(b"refuse", metadata=header, timeout=10)
+        await say(b"x", timeout=10)
+        unsampled = (("traceparent", TraceParent(TRACE, PARENT, sampled=False).header),)
+        await say(b"x", metadata=unsampled, timeout=10)
+    await server.stop()
+    (service, good), (_, bad) = await collector.wait_for(2)
+    assert len(collector.spans) == 2, "calls that nobody traces make no span"
+    assert service == "tradeserve.echo"
+    assert good.name == f"{NAME}/Say"
+    assert int.from_bytes(good.trace_id) == int.from_bytes(bad.trace_id) == TRACE
+    assert int.from_bytes(good.parent_span_id) == PARENT
+    assert good.span_id != bad.span_id
+    assert good.start_time_unix_nano <= good.end_time_unix_nano <= time.time_ns()
+    assert bad.status.message == "NOT_FOUND"
+
+
+async def test_a_collector_that_is_away_disturbs_nothing() -> None:
+    server = await serve("127.0.0.1:1")
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        header = (("traceparent", TraceParent(TRACE, PARENT).header),)
+        assert await channel.unary_unary(f"/{NAME}/Say")(b"x", metadata=header, timeout=10) == b"x"
+    await server.stop()
+
+
+async def test_spans_keep_the_ids_and_times_they_are_given(collector: OtlpCollector) -> None:
+    sender = SpanSender("strategy", await collector.start())
+    now_ns = time.monotonic_ns()
+    sender.send(Span("decision", now_ns - 5_000_000, now_ns, TRACE, PARENT, attributes={"symbol": "ACME"}))
+    ((_, span),) = await collector.wait_for(1)
+    sender.close()
+    assert int.from_bytes(span.span_id) == PARENT
+    assert span.end_time_unix_nano - span.start_time_unix_nano == 5_000_000
+    assert not span.parent_span_id
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "00-abc",
+        f"ff-{TRACE:032x}-{PARENT:016x}-01",
+        f"00-{0:032x}-{PARENT:016x}-01",
+        f"00-{TRACE:032x}-{0:016x}-01",
+        f"00-{TRACE:032x}-{PARENT:016x}-01-more",
+        f"00-{TRACE:032X}-{PARENT:016x}-01".replace("a", "A"),
+    ],
+)
+def test_a_header_that_the_specification_calls_invalid_traces_nothing(header: str) -> None:
+    assert parse_traceparent(header) is None
+
+
+def test_a_header_of_a_later_version_is_read_as_far_as_it_is_known() -> None:
+    assert parse_traceparent(f"01-{TRACE:032x}-{PARENT:016x}-01-more") == TraceParent(TRACE, PARENT)
