@@ -1,12 +1,18 @@
-"""gRPC channels for calls that count fractions of a millisecond, and a watch on their connection."""
+"""Channels for calls that count fractions of a millisecond, and a watch on their connection.
+
+Two transports carry the same calls: "grpc" is grpc.aio; "http2" is our own (`tradeserve_client.http2`),
+which saves the hops through grpc's poller thread.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,11 +20,25 @@ import grpc
 import grpc.aio
 
 from tradeserve_client.errors import TradeserveError
+from tradeserve_client.http2.channel import Http2Channel
+from tradeserve_client.message_stream import GrpcStream, MessageStream
 
 ChannelOption: TypeAlias = tuple[str, int | str]
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """A bound on what a server may send; a batch of windows or embeddings stays far below."""
+
+
+class Transport(StrEnum):
+    """What carries the calls."""
+
+    GRPC = "grpc"
+    """grpc.aio: balances over every address behind a name."""
+    HTTP2 = "http2"
+    """Our own, faster: one connection per target, to one of the addresses behind its name."""
+
+
+Channel: TypeAlias = "grpc.aio.Channel | Http2Channel"
 
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
 _FOREVER_MS = 2**31 - 1
@@ -39,18 +59,39 @@ class TlsFiles:
     key: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files.
+        """Read the files for grpc.
 
         Raises:
             TradeserveError: A file can't be read, or only one of certificate and key is given.
         """
-        if (self.certificate is None) != (self.key is None):
-            raise TradeserveError("TLS: give both certificate and key, or neither")
+        self._check()
         return grpc.ssl_channel_credentials(
             root_certificates=_read(self.ca),
             private_key=_read(self.key),
             certificate_chain=_read(self.certificate),
         )
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Read the files for the http2 transport.
+
+        Raises:
+            TradeserveError: A file can't be read or used, or only one of certificate and key is given.
+        """
+        self._check()
+        for path in (self.ca, self.certificate, self.key):
+            _read(path)  # ssl's own errors don't name the file
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key)
+        except ssl.SSLError as error:
+            raise TradeserveError(f"TLS: {self.ca}, {self.certificate}, {self.key}: {error}") from error
+        context.set_alpn_protocols(["h2"])
+        return context
+
+    def _check(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise TradeserveError("TLS: give both certificate and key, or neither")
 
 
 def _read(path: Path | None) -> bytes | None:
@@ -99,17 +140,23 @@ def channel_options(*, max_message_bytes: int = MAX_MESSAGE_BYTES) -> Sequence[C
     )
 
 
-def open_channel(target: str, *, tls: TlsFiles | None = None) -> grpc.aio.Channel:
+def open_channel(
+    target: str, *, tls: TlsFiles | None = None, transport: Transport = Transport.GRPC
+) -> Channel:
     """Return a channel; it connects with the first call or when a Link watches it.
 
     Args:
-        target: "host:port", "unix:/path", or any URI that grpc knows.
+        target: "host:port", "unix:/path", or, over grpc, any URI that grpc knows.
         tls: Files for an encrypted connection; None for plain text.
+        transport: What carries the calls.
 
     Raises:
         TradeserveError: The target or a TLS file is unusable.
     """
     uri = target_uri(target)
+    if transport is Transport.HTTP2:
+        context = tls.ssl_context() if tls is not None else None
+        return Http2Channel(target, tls=context, max_message_bytes=MAX_MESSAGE_BYTES)
     if tls is None:
         return grpc.aio.insecure_channel(uri, options=channel_options())
     return grpc.aio.secure_channel(uri, tls.credentials(), options=channel_options())
@@ -125,9 +172,11 @@ class Link:
             may be wrong now: something else may have come up at its address.
     """
 
-    def __init__(self, target: str, *, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self, target: str, *, tls: TlsFiles | None = None, transport: Transport = Transport.GRPC
+    ) -> None:
         self.target = target
-        self.channel = open_channel(target, tls=tls)
+        self.channel = open_channel(target, tls=tls, transport=transport)
         self.epoch = 0
         self._on_change: list[Callable[[], None]] = []
         self._watch: asyncio.Task[None] | None = None
@@ -153,6 +202,20 @@ class Link:
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call back after every change of the connection."""
         self._on_change.append(callback)
+
+    def open_stream(
+        self, path: str, on_message: Callable[[bytes], None], *, max_unsent: int
+    ) -> MessageStream:
+        """Open a stream of messages in both directions; it waits for the connection.
+
+        Args:
+            path: Method, "/package.Service/Method".
+            on_message: Called with every message.
+            max_unsent: Messages that the caller may have under way at once.
+        """
+        if isinstance(self.channel, Http2Channel):
+            return self.channel.open_stream(path, on_message)
+        return GrpcStream(self.channel, path, on_message, max_unsent)
 
     async def ready(self, timeout_s: float) -> bool:
         """Wait for a connection, bounded; return whether it stands."""

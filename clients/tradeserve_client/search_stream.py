@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 from uuid_utils import uuid7
 
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
@@ -23,6 +23,7 @@ from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.errors import CallError, reason_of_number
 from tradeserve_client.fan_out import ALARM_LEAD_NS, MIN_CALL_NS, OnLate
+from tradeserve_client.message_stream import MessageStream
 from tradeserve_client.similarity import (
     SERVICE,
     Matches,
@@ -36,7 +37,7 @@ _FIRST_PAUSE_S = 0.05
 _MAX_PAUSE_S = 1.0
 _STALL_NS = 2_000_000_000
 
-_Outbox: TypeAlias = "asyncio.Queue[pb.StreamSearchNeighborsRequest | None]"
+_METHOD = "/tradeserve.similarity.v1.SimilarityService/StreamSearchNeighbors"
 
 
 @dataclass(slots=True)
@@ -97,16 +98,16 @@ class SearchStream:
         self._clock_ns = clock_ns
         self._on_late = on_late
         self._waiting: dict[str, _Waiting] = {}
-        self._outbox: _Outbox | None = None
+        self._stream: MessageStream | None = None
         self._opened = asyncio.Event()
-        self._call: Any = None
         self._task: asyncio.Task[None] | None = None
+        self._answered = False
         self._trouble = "the stream is not open yet"
 
     @property
     def is_open(self) -> bool:
         """Whether a search would be sent now."""
-        return self._outbox is not None
+        return self._stream is not None
 
     @property
     def in_flight(self) -> int:
@@ -135,8 +136,8 @@ class SearchStream:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome[Matches]] = loop.create_future()
         refusal = self._refusal(now_ns, left_ns)
-        outbox = self._outbox
-        if refusal is not None or outbox is None:
+        stream = self._stream
+        if refusal is not None or stream is None:
             reason, detail = refusal or (Reason.DOWN, self._trouble)
             future.set_result(NoAnswer(reason, detail, CallRecord(SERVICE, "", 0, deadline_ns, 0)))
             return PendingSearch(request_id, future)
@@ -146,7 +147,7 @@ class SearchStream:
         self._waiting[request_id] = waiting
         message = pb.StreamSearchNeighborsRequest(search=search_message(query, request_id))
         message.remaining_duration.FromNanoseconds(left_ns)
-        outbox.put_nowait(message)  # as many places as searches may be in flight
+        stream.send(message.SerializeToString())
         return PendingSearch(request_id, future)
 
     async def close(self) -> None:
@@ -160,7 +161,7 @@ class SearchStream:
     def _refusal(self, now_ns: int, left_ns: int) -> tuple[Reason, str] | None:
         if left_ns < MIN_CALL_NS:
             return Reason.NO_BUDGET, f"{max(0, left_ns) / 1e6:.2f} ms left, nothing was sent"
-        if self._outbox is None or not self._client.link.is_ready:
+        if self._stream is None or not self._client.link.is_ready:
             return Reason.DOWN, self._trouble or f"no connection ({self._client.link.state})"
         self._reset_if_stalled(now_ns)
         if len(self._waiting) >= self.max_in_flight:
@@ -177,9 +178,9 @@ class SearchStream:
         if (
             oldest is not None
             and now_ns - oldest.call.deadline_ns > self._stall_ns
-            and self._call is not None
+            and self._stream is not None
         ):
-            self._call.cancel()
+            self._stream.cancel()
 
     def _give_up(self, request_id: str) -> None:
         waiting = self._waiting.get(request_id)
@@ -201,18 +202,13 @@ class SearchStream:
     async def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
-            answered = False
-            # One place more than searches in flight: for the end mark.
-            outbox: _Outbox = asyncio.Queue(self.max_in_flight + 1)
-            # Waits for the connection instead of failing: the channel does the reconnecting.
-            call = self._client.stub.StreamSearchNeighbors(_drain(outbox), wait_for_ready=True)
+            self._answered = False
+            stream = self._client.link.open_stream(_METHOD, self._take, max_unsent=self.max_in_flight)
             try:
-                await call.wait_for_connection()
-                self._call, self._outbox, self._trouble = call, outbox, ""
+                await stream.connected()
+                self._stream, self._trouble = stream, ""
                 self._opened.set()
-                async for response in call:
-                    answered = True
-                    self._take(response)
+                await stream.finished()
                 self._trouble = "the server ended the stream"
             except grpc.aio.AioRpcError as error:
                 self._trouble = f"the stream broke: {error.code().name}: {error.details()}"
@@ -220,18 +216,25 @@ class SearchStream:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
-                self._trouble = "the stream stalled and was reset"
+                self._trouble = self._trouble or "the stream stalled and was reset"
             finally:
-                self._call = self._outbox = None
+                self._stream = None
                 self._opened.clear()
-                call.cancel()
-                outbox.put_nowait(None)  # grpc leaves its writer waiting when a call ends by itself
+                stream.cancel()
                 self._fail_all()
-            pause_s = _FIRST_PAUSE_S if answered else min(pause_s * 2, _MAX_PAUSE_S)
+            pause_s = _FIRST_PAUSE_S if self._answered else min(pause_s * 2, _MAX_PAUSE_S)
             await asyncio.sleep(pause_s)
 
-    def _take(self, response: pb.StreamSearchNeighborsResponse) -> None:
+    def _take(self, body: bytes) -> None:
         received_ns = self._clock_ns()
+        try:
+            response = pb.StreamSearchNeighborsResponse.FromString(body)
+        except DecodeError as error:
+            self._trouble = f"the stream was reset: malformed answer: {error}"
+            if self._stream is not None:
+                self._stream.cancel()
+            return
+        self._answered = True
         waiting = self._waiting.pop(response.search.request_id, None)
         if waiting is None:
             return  # answers a search of another stream's life; nobody waits for it
@@ -279,8 +282,3 @@ class SearchStream:
             if search.alarm is not None:
                 search.alarm.cancel()
             self._end(search, NoAnswer(Reason.DOWN, self._trouble or "the stream was closed", search.call))
-
-
-async def _drain(outbox: _Outbox) -> AsyncIterator[pb.StreamSearchNeighborsRequest]:
-    while (message := await outbox.get()) is not None:
-        yield message

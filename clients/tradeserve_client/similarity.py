@@ -21,7 +21,7 @@ from tradeserve.similarity.v1 import similarity_service_pb2 as pb
 from tradeserve.similarity.v1 import similarity_service_pb2_grpc as rpc
 from tradeserve_client.answers import Answer, CallRecord
 from tradeserve_client.budget import ClockNs
-from tradeserve_client.channel import Link, TlsFiles
+from tradeserve_client.channel import Link, TlsFiles, Transport
 from tradeserve_client.errors import MalformedResponseError, TooLateError, error_of
 
 SERVICE = "similarity"
@@ -170,9 +170,14 @@ class SimilarityClient:
     """
 
     def __init__(
-        self, target: str, *, tls: TlsFiles | None = None, clock_ns: ClockNs = time.monotonic_ns
+        self,
+        target: str,
+        *,
+        tls: TlsFiles | None = None,
+        transport: Transport = Transport.GRPC,
+        clock_ns: ClockNs = time.monotonic_ns,
     ) -> None:
-        self.link = Link(target, tls=tls)
+        self.link = Link(target, tls=tls, transport=transport)
         self.stub = rpc.SimilarityServiceStub(self.link.channel)
         self._clock_ns = clock_ns
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fakes.fake_similarity import FakeSimilarity
 from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
+from tradeserve_client.channel import Transport
 from tradeserve_client.errors import CallError
 from tradeserve_client.search_stream import SearchStream
 from tradeserve_client.similarity import Matches, SearchQuery, SimilarityClient
@@ -25,14 +26,14 @@ def unit(seed: int = 1) -> NDArray[np.float32]:
 
 
 @pytest.fixture(params=["fake", "real"])
-async def client(request: pytest.FixtureRequest) -> AsyncIterator[SimilarityClient]:
+async def client(request: pytest.FixtureRequest, transport: Transport) -> AsyncIterator[SimilarityClient]:
     if request.param == "real":
-        client = SimilarityClient(request.getfixturevalue("real_similarity"))
+        client = SimilarityClient(request.getfixturevalue("real_similarity"), transport=transport)
         yield client
         await client.close()
         return
     async with FakeSimilarity() as server:
-        client = SimilarityClient(server.address)
+        client = SimilarityClient(server.address, transport=transport)
         yield client
         await client.close()
 

@@ -13,6 +13,7 @@ from fakes.fake_triton import FakeTriton
 from strategy.adapters.forecaster_specs import VoterSpec, bar_size_differences
 from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import CircuitBreaker
+from tradeserve_client.channel import Transport
 from tradeserve_client.contract import differences
 from tradeserve_client.errors import CallError
 from tradeserve_client.fan_out import FanOut
@@ -32,14 +33,14 @@ def window(seed: int) -> NDArray[np.float32]:
 
 
 @pytest.fixture(params=["fake", "real"])
-async def client(request: pytest.FixtureRequest) -> AsyncIterator[TritonClient]:
+async def client(request: pytest.FixtureRequest, transport: Transport) -> AsyncIterator[TritonClient]:
     if request.param == "real":
-        client = TritonClient(request.getfixturevalue("real_triton"))
+        client = TritonClient(request.getfixturevalue("real_triton"), transport=transport)
         yield client
         await client.close()
         return
     async with FakeTriton() as server:
-        client = TritonClient(server.address)
+        client = TritonClient(server.address, transport=transport)
         yield client
         await client.close()
 

@@ -1,3 +1,4 @@
+from fakes.transports import transport  # noqa: F401 - a fixture
 from postgres_fixture import (  # noqa: F401 - fixtures
     own_postgres,
     postgres_programs,

@@ -16,6 +16,7 @@ from fakes.fake_triton import SHA, FakeTriton
 from fakes.waiting import client_tasks, until
 from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import BreakerState, CircuitBreaker
+from tradeserve_client.channel import Transport
 from tradeserve_client.contract import TensorSpec
 from tradeserve_client.fan_out import FanOut, Lane
 from tradeserve_client.triton import Inference, PreparedModel, TritonClient
@@ -32,9 +33,9 @@ async def triton(tmp_path: Path) -> AsyncIterator[FakeTriton]:
 
 
 @pytest.fixture
-async def client(triton: FakeTriton) -> AsyncIterator[TritonClient]:
+async def client(triton: FakeTriton, transport: Transport) -> AsyncIterator[TritonClient]:
     before = client_tasks()
-    client = TritonClient(triton.address)
+    client = TritonClient(triton.address, transport=transport)
     assert await client.link.ready(10)
     yield client
     await client.close()
@@ -218,13 +219,13 @@ async def test_a_cancelled_caller_leaves_nothing_behind(triton: FakeTriton, clie
     assert way.breaker.state is BreakerState.CLOSED  # a caller that leaves says nothing about the server
 
 
-@pytest.mark.parametrize("transport", ["tcp", "unix"])
+@pytest.mark.parametrize("socket", ["tcp", "unix"])
 async def test_a_killed_server_is_down_at_once_and_picked_up_when_it_returns(
-    transport: str, tmp_path: Path
+    socket: str, transport: Transport, tmp_path: Path
 ) -> None:
-    address = "127.0.0.1:0" if transport == "tcp" else f"unix:{tmp_path}/back.sock"
+    address = "127.0.0.1:0" if socket == "tcp" else f"unix:{tmp_path}/back.sock"
     async with FakeTriton(address=address) as triton:
-        client = TritonClient(triton.address)
+        client = TritonClient(triton.address, transport=transport)
         try:
             assert await client.link.ready(10)
             way = lane(client)

@@ -18,6 +18,7 @@ from fakes.waiting import client_tasks, until
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
 from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import BreakerState, CircuitBreaker
+from tradeserve_client.channel import Transport
 from tradeserve_client.errors import CallError, MalformedResponseError, ServerDownError, TooLateError
 from tradeserve_client.search_stream import SearchStream
 from tradeserve_client.similarity import Matches, SearchQuery, SimilarityClient
@@ -35,9 +36,9 @@ async def server(tmp_path: Path) -> AsyncIterator[FakeSimilarity]:
 
 
 @pytest.fixture
-async def client(server: FakeSimilarity) -> AsyncIterator[SimilarityClient]:
+async def client(server: FakeSimilarity, transport: Transport) -> AsyncIterator[SimilarityClient]:
     before = client_tasks()
-    client = SimilarityClient(server.address)
+    client = SimilarityClient(server.address, transport=transport)
     assert await client.link.ready(10)
     yield client
     await client.close()
@@ -237,9 +238,11 @@ async def test_closing_the_stream_ends_what_is_under_way(
     assert stream.in_flight == 0
 
 
-async def test_without_a_server_searches_are_down_and_nothing_hangs(tmp_path: Path) -> None:
+async def test_without_a_server_searches_are_down_and_nothing_hangs(
+    tmp_path: Path, transport: Transport
+) -> None:
     before = client_tasks()
-    client = SimilarityClient(f"unix:{tmp_path}/nobody.sock")
+    client = SimilarityClient(f"unix:{tmp_path}/nobody.sock", transport=transport)
     with pytest.raises(ServerDownError):
         await client.get_index(INDEX, timeout_s=5)
     stream = SearchStream(client)

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from fakes.fake_triton import FakeTriton
-from tradeserve_client.channel import TlsFiles
+from tradeserve_client.channel import TlsFiles, Transport
 from tradeserve_client.triton import TritonClient
 
 
@@ -42,25 +42,27 @@ def secure(address: str) -> str:
 
 
 @pytest.mark.parametrize("mutual", [False, True], ids=["server only", "mutual"])
-async def test_an_encrypted_connection_serves_calls(certificate: tuple[Path, Path], mutual: bool) -> None:
+async def test_an_encrypted_connection_serves_calls(
+    certificate: tuple[Path, Path], mutual: bool, transport: Transport
+) -> None:
     key, chain = certificate
     credentials = grpc.ssl_server_credentials(
         [(key.read_bytes(), chain.read_bytes())], chain.read_bytes() if mutual else None, mutual
     )
     async with FakeTriton(credentials=credentials) as triton:
         tls = TlsFiles(chain, chain, key) if mutual else TlsFiles(chain)
-        client = TritonClient(secure(triton.address), tls=tls)
+        client = TritonClient(secure(triton.address), tls=tls, transport=transport)
         assert await client.link.ready(20)
         assert (await client.contract("lstm_cnn", timeout_s=20)).version == 1
         await client.close()
 
 
 async def test_a_server_with_an_unknown_certificate_is_not_connected_to(
-    certificate: tuple[Path, Path],
+    certificate: tuple[Path, Path], transport: Transport
 ) -> None:
     key, chain = certificate
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), chain.read_bytes())])
     async with FakeTriton(credentials=credentials) as triton:
-        client = TritonClient(secure(triton.address), tls=TlsFiles())
+        client = TritonClient(secure(triton.address), tls=TlsFiles(), transport=transport)
         assert not await client.link.ready(0.5)
         await client.close()
