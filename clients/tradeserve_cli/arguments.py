@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
-from tradeserve_cli.servers import SERVERS
+from tradeserve_cli.servers import SERVERS, variable
 
 MAX_TIMEOUT_MS = 600_000.0
 
@@ -58,15 +58,22 @@ def add_command(
         allow_abbrev=False,
     )
     where = parser.add_argument_group(
-        "servers", "An option, else its environment variable, else --config, else the running `make run`."
+        "servers",
+        "An option, else --config and its environment variables, else the running `make run`. Replicas are "
+        "separated by commas.",
     )
     for server in servers:
         where.add_argument(
-            f"--{server}", default="", metavar="HOST:PORT", help=f"{SERVERS[server]} (TRADESERVE_{server.upper()})"
-        )  # fmt: skip
+            f"--{server}", default="", metavar="HOST:PORT", help=f"{SERVERS[server]} ({variable(server)})"
+        )
     where.add_argument(
-        "--config", type=Path, default=None, metavar="FILE", help="TOML with targets and TLS (TRADESERVE_CONFIG)"
-    )  # fmt: skip
+        "--config",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="TOML with targets, TLS and headers (TRADESERVE_CONFIG)",
+    )
+    where.add_argument("--tls", action="store_true", help="encrypt; trust the machine's authorities")
     where.add_argument("--tls-ca", type=Path, default=None, metavar="FILE", help="authorities to trust, PEM")
     where.add_argument(
         "--tls-certificate",

@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from tradeserve_cli.arguments import UsageError
 from tradeserve_cli.servers import SERVERS, Place, how_to_name, places
-from tradeserve_client.channel import TlsFiles
-from tradeserve_client.similarity import SimilarityClient
-from tradeserve_client.strategy_service import StrategyClient
-from tradeserve_client.triton import TritonClient
+from tradeserve_client.client_set import Clients
+from tradeserve_client.config import ClientConfig, TlsSection, load_config
+
+CONFIG_VARIABLE = "TRADESERVE_CONFIG"
 
 
 def all_places(arguments: argparse.Namespace) -> Mapping[str, Place]:
-    """Return where each server is, as far as somebody says."""
-    options = {server: str(getattr(arguments, server, "") or "") for server in SERVERS}
-    return places(options, configured={})
-
-
-def place(arguments: argparse.Namespace, server: str) -> Place:
-    """Return where a server is.
+    """Return where each server is, as far as somebody says.
 
     Raises:
-        UsageError: Nobody says.
+        ConfigError: The configuration can't be used.
     """
-    found = all_places(arguments)[server]
-    if not found.target:
-        raise UsageError(f"where is {SERVERS[server]}? {how_to_name(server)}")
-    return found
+    return _configured(arguments)[1]
 
 
-def tls(arguments: argparse.Namespace) -> TlsFiles | None:
-    """Return the TLS files of the command line; None for plain text."""
-    files = TlsFiles(arguments.tls_ca, arguments.tls_certificate, arguments.tls_key)
-    return files if files != TlsFiles() else None
+def clients(arguments: argparse.Namespace, *needed: str) -> Clients:
+    """Return the clients of a command line; use them as an async context manager.
+
+    Args:
+        arguments: What `add_command` parses.
+        needed: Servers that the command can't do without.
+
+    Raises:
+        UsageError: Nobody says where one of them is.
+        ConfigError: The configuration can't be used.
+    """
+    config, found = _configured(arguments)
+    for server in needed:
+        if not found[server].target:
+            raise UsageError(f"where is {SERVERS[server]}? {how_to_name(server)}")
+    return Clients(config)
+
+
+def clients_of(arguments: argparse.Namespace, place: Place) -> Clients:
+    """Return the clients of a command line with one server at this place.
+
+    Raises:
+        ConfigError: The configuration can't be used.
+    """
+    config, _ = _configured(arguments)
+    section = replace(getattr(config, place.server), target=place.target)
+    return Clients(replace(config, **{place.server: section}))
 
 
 def timeout_s(arguments: argparse.Namespace) -> float:
@@ -43,43 +59,31 @@ def timeout_s(arguments: argparse.Namespace) -> float:
     return float(arguments.timeout_ms) / 1e3
 
 
-@asynccontextmanager
-async def triton(arguments: argparse.Namespace) -> AsyncIterator[TritonClient]:
-    """Give a client of Triton.
-
-    Raises:
-        UsageError: Nobody says where it is.
-    """
-    client = TritonClient(place(arguments, "triton").target, tls=tls(arguments))
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-@asynccontextmanager
-async def similarity(arguments: argparse.Namespace) -> AsyncIterator[SimilarityClient]:
-    """Give a client of the similarity server.
-
-    Raises:
-        UsageError: Nobody says where it is.
-    """
-    client = SimilarityClient(place(arguments, "similarity").target, tls=tls(arguments))
-    try:
-        yield client
-    finally:
-        await client.close()
+def _configured(arguments: argparse.Namespace) -> tuple[ClientConfig, Mapping[str, Place]]:
+    file = arguments.config or os.environ.get(CONFIG_VARIABLE) or None
+    config = load_config(file, environment=os.environ)
+    found = places(
+        {server: str(getattr(arguments, server, "") or "") for server in SERVERS},
+        configured={server: str(getattr(config, server).target) for server in SERVERS},
+        environment=os.environ,
+    )
+    tls = _tls(arguments)
+    for place in found.values():
+        config = _with(config, place, tls)
+    return config, found
 
 
-@asynccontextmanager
-async def strategy(arguments: argparse.Namespace) -> AsyncIterator[StrategyClient]:
-    """Give a client of a running strategy.
+def _with(config: ClientConfig, place: Place, tls: TlsSection | None) -> ClientConfig:
+    section = replace(getattr(config, place.server), target=place.target)
+    if tls is not None:
+        section = replace(section, tls=tls)
+    elif place.from_stack:  # which speaks plain text, whatever is configured for other servers
+        section = replace(section, tls=TlsSection())
+    return replace(config, **{place.server: section})
 
-    Raises:
-        UsageError: Nobody says where it is.
-    """
-    client = StrategyClient(place(arguments, "strategy").target, tls=tls(arguments))
-    try:
-        yield client
-    finally:
-        await client.close()
+
+def _tls(arguments: argparse.Namespace) -> TlsSection | None:
+    files: tuple[Path | None, ...] = (arguments.tls_ca, arguments.tls_certificate, arguments.tls_key)
+    if not arguments.tls and not any(files):
+        return None
+    return TlsSection(True, *(str(file) if file else "" for file in files))

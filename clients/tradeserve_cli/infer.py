@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tradeserve_cli import output
 from tradeserve_cli.arguments import Subparsers, UsageError, add_command, whole
-from tradeserve_cli.connections import timeout_s, triton
+from tradeserve_cli.connections import clients, timeout_s
 from tradeserve_cli.inputs import fitted, made_up, read_array, read_arrays
 from tradeserve_client.answers import Answer, NoAnswer
 from tradeserve_client.contract import ModelContract
@@ -69,7 +69,8 @@ async def _run(arguments: argparse.Namespace) -> int:
         raise UsageError("give the model's inputs as files, or --random; one of the two")
     if arguments.save is not None and arguments.save.suffix not in (".npy", ".npz"):
         raise UsageError(f"--save {arguments.save}: give a name that ends in .npy or .npz")
-    async with triton(arguments) as client:
+    async with clients(arguments, "triton") as connected:
+        client = connected.triton
         contract = await contract_of(client, arguments.model, arguments.version, timeout_s(arguments))
         _check_outputs(arguments.output, contract)
         inputs: Mapping[str, NDArray[Any]]

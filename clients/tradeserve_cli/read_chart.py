@@ -11,10 +11,10 @@ from typing import Any
 
 from tradeserve_cli import output
 from tradeserve_cli.arguments import Subparsers, UsageError, add_command, whole
-from tradeserve_cli.connections import all_places, timeout_s, tls
+from tradeserve_cli.connections import all_places, clients, timeout_s
 from tradeserve_cli.servers import how_to_name
 from tradeserve_client.answers import Answer, NoAnswer, Reason
-from tradeserve_client.chart_reading import MAX_PNG_BYTES, ChartQuery, ChartReading, ChartReadingClient
+from tradeserve_client.chart_reading import MAX_PNG_BYTES, ChartQuery, ChartReading
 from tradeserve_client.errors import WrongRequestError
 
 _SERVICE = "vision"
@@ -67,13 +67,11 @@ async def _run(arguments: argparse.Namespace) -> int:
         as_of_ns=time.time_ns() if arguments.as_of is None else arguments.as_of,
         prompt_name=arguments.prompt,
     )
-    client = ChartReadingClient(place.target, tls=tls(arguments))
-    try:
-        outcome = await client.read_chart(query, budget=timeout_s(arguments))
-    except WrongRequestError as error:
-        raise UsageError(f"{arguments.chart}: {error.detail}") from error
-    finally:
-        await client.close()
+    async with clients(arguments, _SERVICE) as connected:
+        try:
+            outcome = await connected.charts.read_chart(query, budget=timeout_s(arguments))
+        except WrongRequestError as error:
+            raise UsageError(f"{arguments.chart}: {error.detail}") from error
     if isinstance(outcome, NoAnswer):
         detail = outcome.detail
         if outcome.reason is Reason.DOWN:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from tradeserve_cli import output
 from tradeserve_cli.arguments import Parser, Subparsers, UsageError, add_command, whole
-from tradeserve_cli.connections import similarity, timeout_s, triton
+from tradeserve_cli.connections import clients, timeout_s
 from tradeserve_cli.infer import contract_of
 from tradeserve_cli.inputs import fitted, made_up, read_array
 from tradeserve_client.answers import Answer, NoAnswer
 from tradeserve_client.contract import digest_differences
 from tradeserve_client.errors import CallError, ContractError
 from tradeserve_client.similarity import IndexInfo, Match, Matches, SearchQuery
+from tradeserve_client.triton import TritonClient
 
 DEFAULT_INDEX = "market_states"
 _EMBEDDING = "embedding"
@@ -64,29 +65,32 @@ def _add_options(parser: Parser) -> None:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    async with similarity(arguments) as client:
-        info = await client.get_index(arguments.index, timeout_s=timeout_s(arguments))
+    needed = ("similarity",) if arguments.embedding else ("similarity", "triton")
+    async with clients(arguments, *needed) as connected:
+        info = await connected.similarity.get_index(arguments.index, timeout_s=timeout_s(arguments))
         if arguments.embedding is not None:
             where = str(arguments.embedding)
             embedding = unit_vector(read_array(arguments.embedding), where)
         else:
             where = info.embedding_model.name
-            embedding = unit_vector(await _embed(arguments, info), where)
+            embedding = unit_vector(await _embed(arguments, info, connected.triton), where)
         if len(embedding) != info.dimension:
             raise UsageError(
                 f"{where}: has length {len(embedding)}; {arguments.index} holds embeddings of "
                 f"{info.embedding_model.name}, of length {info.dimension}"
             )
         query = SearchQuery(arguments.index, embedding, arguments.count)
-        answer = await client.search(query, timeout_s=timeout_s(arguments))
+        outcome = await connected.similarity.search(query, budget=timeout_s(arguments))
+    if isinstance(outcome, NoAnswer):
+        return output.no_answer("similarity", outcome.reason, outcome.detail, as_json=arguments.json)
     if arguments.json:
-        output.document(as_json(answer))
+        output.document(as_json(outcome))
     else:
-        _print(answer, info)
+        _print(outcome, info)
     return 0
 
 
-async def _embed(arguments: argparse.Namespace, info: IndexInfo) -> NDArray[Any]:
+async def _embed(arguments: argparse.Namespace, info: IndexInfo, client: TritonClient) -> NDArray[Any]:
     """Have the index's own model make the embedding.
 
     Raises:
@@ -95,27 +99,24 @@ async def _embed(arguments: argparse.Namespace, info: IndexInfo) -> NDArray[Any]
         UsageError: The model, or the file, is not as it must be.
     """
     model = info.embedding_model
-    async with triton(arguments) as client:
-        contract = await contract_of(client, model.name, model.version, timeout_s(arguments))
-        found = digest_differences(model.name, model.artifact_sha256, contract.artifact_sha256)
-        if found:
-            raise ContractError(found)
-        if len(contract.inputs) != 1 or _EMBEDDING not in {spec.name for spec in contract.outputs}:
-            raise UsageError(
-                f"{model.name} does not make an embedding of one input: give --embedding instead"
-            )
-        (spec,) = contract.inputs
-        if arguments.window is not None:
-            window = fitted(read_array(arguments.window), spec, arguments.window)
-        else:
-            window = made_up(spec, arguments.seed)
-        outcome = await client.infer(
-            model.name,
-            {spec.name: window},
-            budget=timeout_s(arguments),
-            version=model.version,
-            outputs=(_EMBEDDING,),
-        )
+    contract = await contract_of(client, model.name, model.version, timeout_s(arguments))
+    found = digest_differences(model.name, model.artifact_sha256, contract.artifact_sha256)
+    if found:
+        raise ContractError(found)
+    if len(contract.inputs) != 1 or _EMBEDDING not in {spec.name for spec in contract.outputs}:
+        raise UsageError(f"{model.name} does not make an embedding of one input: give --embedding instead")
+    (spec,) = contract.inputs
+    if arguments.window is not None:
+        window = fitted(read_array(arguments.window), spec, arguments.window)
+    else:
+        window = made_up(spec, arguments.seed)
+    outcome = await client.infer(
+        model.name,
+        {spec.name: window},
+        budget=timeout_s(arguments),
+        version=model.version,
+        outputs=(_EMBEDDING,),
+    )
     if isinstance(outcome, NoAnswer):
         raise CallError(model.name, outcome.detail, outcome.reason)
     return outcome.value.outputs[_EMBEDDING]

@@ -1,10 +1,10 @@
-"""Where the servers are: an option, the environment, a configuration, or the running `make run`."""
+"""Where the servers are: an option, the client's configuration, or the running `make run`."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ SERVERS: Mapping[str, str] = {
 }
 
 BUILD_DIR_VARIABLE = "TRADESERVE_BUILD_DIR"
+DEFAULT_BUILD_DIR = "build"
+STACK = "the running stack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +27,24 @@ class Place:
 
     Attributes:
         server: Key of SERVERS.
-        target: host:port or a URI; "" when nobody says.
+        target: host:port or unix:path, replicas separated by commas; "" when nobody says.
         source: Who said so, for people.
     """
 
     server: str
     target: str = ""
     source: str = ""
+
+    @property
+    def from_stack(self) -> bool:
+        """Whether it was found running here."""
+        return self.source == STACK
+
+    @property
+    def replicas(self) -> Sequence[Place]:
+        """One place for each address."""
+        addresses = (address.strip() for address in self.target.split(","))
+        return tuple(Place(self.server, address, self.source) for address in addresses if address)
 
 
 def running_stack(build_dir: Path) -> Mapping[str, str]:
@@ -55,41 +68,39 @@ def places(
     options: Mapping[str, str],
     *,
     configured: Mapping[str, str],
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str],
 ) -> Mapping[str, Place]:
     """Return where each server is.
 
     Args:
         options: Of the command line; "" where not given.
-        configured: Of the configuration file.
-        environment: TRADESERVE_TRITON and so on; TRADESERVE_BUILD_DIR (default: build).
+        configured: Of the client's configuration, a file or the environment.
+        environment: For TRADESERVE_BUILD_DIR (default: build), where a running stack is looked for.
     """
-    build_dir = Path(environment.get(BUILD_DIR_VARIABLE) or "build")
-    stack: Mapping[str, str] | None = None
+    stack = running_stack(Path(environment.get(BUILD_DIR_VARIABLE) or DEFAULT_BUILD_DIR))
     found: dict[str, Place] = {}
     for server in SERVERS:
-        variable = f"TRADESERVE_{server.upper()}"
-        for target, source in (
+        said = (
             (options.get(server), f"--{server}"),
-            (environment.get(variable), variable),
             (configured.get(server), "the configuration"),
-        ):
-            if target:
-                found[server] = Place(server, target, source)
-                break
-        else:
-            stack = running_stack(build_dir) if stack is None else stack
-            source = "the running stack" if server in stack else ""
-            found[server] = Place(server, stack.get(server, ""), source)
+            (stack.get(server), STACK),
+        )
+        target, source = next(((target, source) for target, source in said if target), ("", ""))
+        found[server] = Place(server, target or "", source)
     return found
+
+
+def variable(server: str) -> str:
+    """Return the environment variable that names a server."""
+    return f"TRADESERVE_CLIENT__{server.upper()}__TARGET"
 
 
 def how_to_name(server: str) -> str:
     """Return how a person can say where a server is."""
-    ways = f"give --{server} host:port, set TRADESERVE_{server.upper()}, or name it in --config"
+    ways = f"give --{server} host:port, set {variable(server)}, or name it in --config FILE"
     if server == "vision":  # no part of the local stack
         return ways
-    build_dir = os.environ.get(BUILD_DIR_VARIABLE) or "build"
+    build_dir = os.environ.get(BUILD_DIR_VARIABLE) or DEFAULT_BUILD_DIR
     return (
         f"start `make run` (its addresses are looked for in {build_dir}/runs; {BUILD_DIR_VARIABLE} names "
         f"another folder), {ways}"

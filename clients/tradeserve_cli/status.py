@@ -10,12 +10,11 @@ from typing import Any
 
 from tradeserve_cli import output
 from tradeserve_cli.arguments import Subparsers, UsageError, add_command
-from tradeserve_cli.connections import all_places, timeout_s, tls
+from tradeserve_cli.connections import all_places, clients_of, timeout_s
 from tradeserve_cli.search import DEFAULT_INDEX
 from tradeserve_cli.servers import SERVERS, Place, how_to_name
-from tradeserve_client.channel import Link, TlsFiles
 from tradeserve_client.errors import CallError
-from tradeserve_client.similarity import SimilarityClient
+from tradeserve_client.similarity_replicas import SimilarityReplicas
 from tradeserve_client.strategy_service import OpenPosition, StrategyClient, StrategyStatus
 from tradeserve_client.triton import TritonClient
 
@@ -47,10 +46,10 @@ def register(commands: Subparsers) -> None:
         summary="Show which servers are ready and what the running strategy does.",
         example="tradeserve status\ntradeserve status --triton localhost:8001 --json",
         servers=tuple(SERVERS),
-        json_fields="ready, servers {NAME: {target, source, ready, problem, detail}}, strategy (null, or {run_id, "
-        "trading_mode, trading_state, state_reason, equity, run_pnl, drawdown_bps, decision_count, order_count, "
-        "start_time, services [{name, target, in_time_count, missing_count, last_missing_reason}], positions "
-        "[{con_id, symbol, quantity, average_price, stop_price}]})",
+        json_fields="ready, servers [{server, target, source, ready, problem, detail}] (one per replica), "
+        "strategy (null, or {run_id, trading_mode, trading_state, state_reason, equity, run_pnl, drawdown_bps, "
+        "decision_count, order_count, start_time, services [{name, target, in_time_count, missing_count, "
+        "last_missing_reason}], positions [{con_id, symbol, quantity, average_price, stop_price}]})",
     )
     parser.add_argument(
         "--index",
@@ -62,17 +61,10 @@ def register(commands: Subparsers) -> None:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    named = [place for place in all_places(arguments).values() if place.target]
+    named = [replica for place in all_places(arguments).values() for replica in place.replicas]
     if not named:
         raise UsageError(f"no stack runs here, and no server is named: {how_to_name('triton')}")
-    limit_s, files = timeout_s(arguments), tls(arguments)
-    looks = {
-        "triton": lambda place: _triton(place, files, limit_s),
-        "similarity": lambda place: _similarity(place, files, limit_s, arguments.index),
-        "strategy": lambda place: _strategy(place, files, limit_s),
-        "vision": lambda place: _vision(place, files, limit_s),
-    }
-    found = await asyncio.gather(*(looks[place.server](place) for place in named))
+    found = await asyncio.gather(*(_look(arguments, place) for place in named))
     ready = not any(one.problem for one in found)
     if arguments.json:
         output.document(_as_json(found, ready=ready))
@@ -81,62 +73,56 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0 if ready else 1
 
 
-async def _triton(place: Place, files: TlsFiles | None, limit_s: float) -> Found:
-    client = TritonClient(place.target, tls=files)
-    try:
-        if not await client.ready(limit_s):
-            return Found(place, _no_connection(client.link, limit_s))
-        ready = await client.is_server_ready(timeout_s=limit_s)
-        return Found(place, "" if ready else "it is there, but says that it is not ready")
-    finally:
-        await client.close()
+async def _look(arguments: argparse.Namespace, place: Place) -> Found:
+    limit_s = timeout_s(arguments)
+    async with clients_of(arguments, place) as connected:
+        try:
+            match place.server:
+                case "triton":
+                    return await _triton(connected.triton, place, limit_s)
+                case "similarity":
+                    return await _similarity(connected.similarity, place, limit_s, arguments.index)
+                case "strategy":
+                    return await _strategy(connected.strategy, place, limit_s)
+                case _:
+                    ready = await connected.charts.ready(limit_s)
+                    return Found(place, "" if ready else _no_connection(limit_s))
+        except CallError as error:
+            return Found(place, error.detail)
 
 
-async def _similarity(place: Place, files: TlsFiles | None, limit_s: float, index: str) -> Found:
-    client = SimilarityClient(place.target, tls=files)
-    try:
-        if not await client.link.ready(limit_s):
-            return Found(place, _no_connection(client.link, limit_s))
-        info = await client.get_index(index, timeout_s=limit_s)
-        what = f"{info.index.name} version {info.index.version}, {info.state_count} states"
-        return Found(place, detail=f"{what} up to {output.moment(info.as_of_ns)}")
-    except CallError as error:
-        return Found(place, error.detail)
-    finally:
-        await client.close()
+async def _triton(client: TritonClient, place: Place, limit_s: float) -> Found:
+    if not await client.ready(limit_s):
+        return Found(place, _no_connection(limit_s))
+    ready = await client.is_server_ready(timeout_s=limit_s)
+    return Found(place, "" if ready else "it is there, but says that it is not ready")
 
 
-async def _strategy(place: Place, files: TlsFiles | None, limit_s: float) -> Found:
-    client = StrategyClient(place.target, tls=files)
-    try:
-        if not await client.ready(limit_s):
-            return Found(place, _no_connection(client.link, limit_s))
-        status = await client.status(timeout_s=limit_s)
-        positions = await client.positions(timeout_s=limit_s)
-        reason = f" ({status.state_reason})" if status.state_reason else ""
-        return Found(place, detail=f"{status.trading_state}{reason}", status=status, positions=positions)
-    except CallError as error:
-        return Found(place, error.detail)
-    finally:
-        await client.close()
+async def _similarity(client: SimilarityReplicas, place: Place, limit_s: float, index: str) -> Found:
+    if not await client.ready(limit_s):
+        return Found(place, _no_connection(limit_s))
+    info = await client.get_index(index, timeout_s=limit_s)
+    what = f"{info.index.name} version {info.index.version}, {info.state_count} states"
+    return Found(place, detail=f"{what} up to {output.moment(info.as_of_ns)}")
 
 
-async def _vision(place: Place, files: TlsFiles | None, limit_s: float) -> Found:
-    link = Link(place.target, tls=files)
-    try:
-        ready = await link.ready(limit_s)
-        return Found(place, "" if ready else _no_connection(link, limit_s))
-    finally:
-        await link.close()
+async def _strategy(client: StrategyClient, place: Place, limit_s: float) -> Found:
+    if not await client.ready(limit_s):
+        return Found(place, _no_connection(limit_s))
+    status = await client.status(timeout_s=limit_s)
+    positions = await client.positions(timeout_s=limit_s)
+    reason = f" ({status.state_reason})" if status.state_reason else ""
+    return Found(place, detail=f"{status.trading_state}{reason}", status=status, positions=positions)
 
 
-def _no_connection(link: Link, limit_s: float) -> str:
-    return f"no connection within {limit_s * 1e3:g} ms ({link.state})"
+def _no_connection(limit_s: float) -> str:
+    return f"no connection within {limit_s * 1e3:g} ms"
 
 
 def _as_json(found: Sequence[Found], *, ready: bool) -> Mapping[str, Any]:
-    servers = {
-        one.place.server: {
+    servers = [
+        {
+            "server": one.place.server,
             "target": one.place.target,
             "source": one.place.source,
             "ready": not one.problem,
@@ -144,7 +130,7 @@ def _as_json(found: Sequence[Found], *, ready: bool) -> Mapping[str, Any]:
             "detail": one.detail,
         }
         for one in found
-    }
+    ]
     strategy = next((one for one in found if one.status is not None), None)
     return {"ready": ready, "servers": servers, "strategy": strategy and _strategy_json(strategy)}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tradeserve_cli import output
 from tradeserve_cli.arguments import Subparsers, add_command, whole
-from tradeserve_cli.connections import strategy, timeout_s
+from tradeserve_cli.connections import clients, timeout_s
 from tradeserve_client.answers import Reason
 from tradeserve_client.strategy_service import MAX_RECENT, StrategyDecision
 
@@ -45,7 +45,8 @@ def register(commands: Subparsers) -> None:
 
 async def _run(arguments: argparse.Namespace) -> int:
     left = arguments.count
-    async with strategy(arguments) as client:
+    async with clients(arguments, "strategy") as connected:
+        client = connected.strategy
         if not await client.ready(timeout_s(arguments)):
             detail = f"no connection to {client.target} within {arguments.timeout_ms:g} ms"
             return output.no_answer("strategy", Reason.DOWN, detail, as_json=arguments.json)

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tradeserve_cli.servers import how_to_name, places, running_stack
+from tradeserve_cli.servers import Place, how_to_name, places, running_stack
 
 MINE = os.getpid()
 
@@ -24,20 +24,16 @@ def dead_pid() -> int:
     return process.pid
 
 
-def test_an_option_beats_the_environment_the_configuration_and_the_running_stack(tmp_path: Path) -> None:
+def test_an_option_beats_the_configuration_and_the_running_stack(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "1", {"pid": MINE, "triton": "stack:1", "similarity": "stack:2"})
     (folder / "strategy.ready.json").write_text(json.dumps({"pid": MINE, "address": "stack:3"}))
-    environment = {
-        "TRADESERVE_BUILD_DIR": str(tmp_path),
-        "TRADESERVE_TRITON": "environment:1",
-        "TRADESERVE_SIMILARITY": "environment:2",
-    }
+    environment = {"TRADESERVE_BUILD_DIR": str(tmp_path)}
     options = {"triton": "option:1", "similarity": "", "strategy": "", "vision": ""}
-    configured = {"triton": "file:1", "similarity": "file:2", "vision": "file:4"}
+    configured = {"triton": "file:1", "similarity": "file:2", "strategy": "", "vision": "file:4"}
     found = places(options, configured=configured, environment=environment)
     assert {server: (place.target, place.source) for server, place in found.items()} == {
         "triton": ("option:1", "--triton"),
-        "similarity": ("environment:2", "TRADESERVE_SIMILARITY"),
+        "similarity": ("file:2", "the configuration"),
         "strategy": ("stack:3", "the running stack"),
         "vision": ("file:4", "the configuration"),
     }
@@ -46,7 +42,7 @@ def test_an_option_beats_the_environment_the_configuration_and_the_running_stack
 def test_a_server_that_nobody_names_has_no_target(tmp_path: Path) -> None:
     found = places({}, configured={}, environment={"TRADESERVE_BUILD_DIR": str(tmp_path)})
     assert not any(place.target for place in found.values())
-    assert "TRADESERVE_TRITON" in how_to_name("triton")
+    assert "TRADESERVE_CLIENT__TRITON__TARGET" in how_to_name("triton")
     assert "make run" not in how_to_name("vision")  # the local stack has none
 
 
@@ -67,3 +63,8 @@ def test_a_strategy_that_ended_is_not_offered(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "1", {"pid": MINE, "triton": "here:1"})
     (folder / "strategy.ready.json").write_text(json.dumps({"pid": dead_pid(), "address": "gone:1"}))
     assert running_stack(tmp_path) == {"triton": "here:1"}
+
+
+def test_replicas_are_separated_by_commas() -> None:
+    place = Place("triton", "a:1, b:2", "--triton")
+    assert [replica.target for replica in place.replicas] == ["a:1", "b:2"]
