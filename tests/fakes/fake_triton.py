@@ -31,6 +31,7 @@ class FakeModel:
     mangle: Callable[[Any], None] | None = None
     calls: int = 0
     request_ids: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def outputs(self) -> dict[str, tuple[int, ...]]:
@@ -133,6 +134,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         model = await self._model(request.model_name, request.model_version, context)
         model.calls += 1
         model.request_ids.append(request.id)
+        model.headers.append(dict(context.invocation_metadata() or ()))
         wanted_bytes = 4 * int(np.prod(request.inputs[0].shape))
         shape = tuple(request.inputs[0].shape)
         if shape[1:] != model.input_shape[1:]:
