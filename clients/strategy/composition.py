@@ -26,6 +26,7 @@ from server_runtime.errors import StartError
 from server_runtime.metrics import ServerMetrics
 from server_runtime.ready import remove_ready_file, write_ready_file
 from server_runtime.server import GrpcServer, ServerOptions
+from server_runtime.tracing import SpanSender
 from strategy import report
 from strategy.adapters.clock import SystemClock
 from strategy.adapters.control import SERVICE, StrategyServicer, register
@@ -35,6 +36,7 @@ from strategy.adapters.ibkr_broker import IbkrBroker
 from strategy.adapters.ibkr_connection import IbkrConnection
 from strategy.adapters.ibkr_feed import IbkrFeed
 from strategy.adapters.metrics import RunCollector
+from strategy.adapters.tracing import DecisionTracer
 from strategy.config import SIMILARITY, StrategyConfig
 from strategy.engine import Engine
 from strategy.market_view import MarketView
@@ -42,7 +44,7 @@ from strategy.ports import LateAnswer, VoterInfo
 from strategy.screen import Screen
 from strategy.situation import RunSettings
 from strategy.trading_state import TradingGate, TradingState
-from tradeserve_client.channel import TlsFiles
+from tradeserve_client.channel import TlsFiles, Transport
 
 _log = structlog.get_logger(__name__)
 
@@ -127,6 +129,11 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         )
         stack.push_async_callback(journal.close, _CLOSE_S)
         stack.push_async_callback(forecaster.close)  # before the journal: its late answers are recorded
+        trace = None
+        if config.telemetry.otlp_endpoint:
+            spans = SpanSender("strategy", config.telemetry.otlp_endpoint)
+            stack.push_async_callback(asyncio.to_thread, spans.close)
+            trace = DecisionTracer(spans)
         connection = _connection(config)
         broker = IbkrBroker(connection)
         stack.push_async_callback(broker.close)
@@ -145,12 +152,13 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
             screen=screen,
             voters=voters,
             rows=lambda: _counts(journal),
+            trace=trace,
         )
         metrics = ServerMetrics()
         metrics.registry.register(RunCollector(engine, lambda: _counts(journal)))
-        if config.control.metrics_address:
+        if config.telemetry.metrics_address:
             stack.push_async_callback(asyncio.to_thread, metrics.stop_http)  # a scrape may wait for this loop
-            address = _serve_metrics(metrics, config.control.metrics_address)
+            address = _serve_metrics(metrics, config.telemetry.metrics_address)
             screen.line(f"metrics: http://{address}/metrics")
         if config.control.address:
             control = _control(config, engine, metrics)
@@ -246,6 +254,7 @@ def forecaster_spec(config: StrategyConfig) -> ForecasterSpec:
         window_bars=config.strategy.window_bars,
         bar_size_s=config.strategy.bar_size_s,
         max_in_flight=config.services.triton.max_in_flight,
+        transport=Transport(config.services.transport),
     )
 
 
@@ -340,7 +349,7 @@ def _serve_metrics(metrics: ServerMetrics, address: str) -> str:
     except StartError as error:
         problem = str(error).partition(": choose")[0]
         raise StartError(
-            f"control.metrics_address {address}: {problem}; set another (port 0 picks a free one)"
+            f"telemetry.metrics_address {address}: {problem}; set another (port 0 picks a free one)"
         ) from error
 
 

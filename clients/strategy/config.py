@@ -166,8 +166,14 @@ class TlsSection:
 
 @dataclass(frozen=True, slots=True)
 class ServicesSection:
-    """The servers that are asked; see each one."""
+    """The servers that are asked; see each one.
 
+    Attributes:
+        transport: "http2", our own, one connection per target, or "grpc", grpc.aio, which balances over
+            every address behind a name.
+    """
+
+    transport: Annotated[str, OneOf(("http2", "grpc"))]
     triton: TritonSection
     similarity: SimilaritySection
     vision: VisionSection
@@ -235,13 +241,26 @@ class ControlSection:
 
     Attributes:
         address: Where its control service listens; port 0 picks one; "" = off.
-        metrics_address: Where Prometheus finds the figures of the run; port 0 picks one; "" = off.
         kill_file: The kill switch: trading stops while this file exists; "" = none.
     """
 
     address: Target
-    metrics_address: Annotated[str, Matches(r"|[^\s:/]+:\d{1,5}", 'host:port, or "" for off')]
     kill_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySection:
+    """What monitoring systems are shown.
+
+    Attributes:
+        metrics_address: Where Prometheus finds the figures of the run; port 0 picks one; "" = off.
+        otlp_endpoint: OpenTelemetry collector that gets a trace of every decision; "" = off.
+    """
+
+    metrics_address: Annotated[str, Matches(r"|[^\s:/]+:\d{1,5}", 'host:port, or "" for off')]
+    otlp_endpoint: Annotated[
+        str, Matches(r"|(https://)?[^\s:/]+:\d{1,5}", 'host:port, https://host:port, or "" for off')
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +289,7 @@ class StrategyConfig:
     risk: RiskLimits
     journal: JournalSection
     control: ControlSection
+    telemetry: TelemetrySection
     screen: ScreenSection
 
     @property

@@ -18,7 +18,7 @@ from strategy import recording
 from strategy.core.decision import DecisionRules
 from strategy.core.risk import halts
 from strategy.core.values import Account, Commission, Fill, OrderEvent, OrderIntent, Position, Purpose
-from strategy.decider import Decider
+from strategy.decider import Decided, Decider
 from strategy.ledger import RunLedger
 from strategy.market_view import MarketView
 from strategy.narrator import Narrator
@@ -60,6 +60,7 @@ class Engine:
         screen: For a person.
         voters: Who votes, as the started forecaster reported.
         rows: Tells how many rows are recorded and how many wait; for the screen.
+        trace: Told of every decision, with its symbol; None for nobody.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Engine:
         screen: Screen,
         voters: Sequence[VoterInfo],
         rows: Callable[[], tuple[int, int]],
+        trace: Callable[[Decided, str], None] | None = None,
     ) -> None:
         self.ledger = RunLedger()
         self.portfolio = Portfolio()
@@ -94,7 +96,7 @@ class Engine:
         self._desk = OrderDesk(broker, journal, gate, clock, self.portfolio.quantity, self)
         self._situation = Situation(settings, market, self.portfolio, self._desk, gate, clock)
         self._narrator = Narrator(
-            self.ledger, self.decisions, self.portfolio, screen, settings.budget_ms, rows
+            self.ledger, self.decisions, self.portfolio, screen, settings.budget_ms, rows, trace
         )
         self._decider = Decider(
             rules,

@@ -24,6 +24,7 @@ class Narrator:
 
     Attributes:
         rows: Returns how many rows are recorded and how many wait.
+        trace: Told of every decision, with its symbol; None for nobody.
     """
 
     ledger: RunLedger
@@ -32,6 +33,7 @@ class Narrator:
     screen: Screen
     budget_ms: float
     rows: Callable[[], tuple[int, int]]
+    trace: Callable[[Decided, str], None] | None = None
     _away: dict[str, str] = field(default_factory=dict)
     _sent: dict[str, list[OrderIntent]] = field(default_factory=dict)
 
@@ -73,6 +75,8 @@ class Narrator:
         )
         for intent in self._sent.pop(decided.decision_id, ()):
             self.screen.intent(intent)
+        if self.trace is not None:
+            self.trace(decided, symbol)
         self.feed.add(
             DecisionView(
                 decided.decision_id,

@@ -20,6 +20,7 @@ from fakes.fake_world import (
     MemoryJournal,
 )
 from strategy import config
+from strategy.decider import Decided
 from strategy.engine import Engine
 from strategy.market_view import MarketView
 from strategy.screen import Screen
@@ -37,6 +38,7 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
     journal: MemoryJournal = field(default_factory=MemoryJournal)
     text: io.StringIO = field(default_factory=io.StringIO)
+    trace: Callable[[Decided, str], None] | None = None
     task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +67,7 @@ class World:
             screen=Screen("never", self.text),
             voters=await self.forecaster.start(),
             rows=lambda: (len(self.journal.rows), 0),
+            trace=self.trace,
         )
         self.task = asyncio.create_task(self.engine.run())
         await self.until(lambda: self.gate.state is not TradingState.STARTING)

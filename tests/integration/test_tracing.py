@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
 
+from fakes.engine_world import World
 from fakes.otlp_collector import OtlpCollector
+from journal.rows import DecisionRow
 from server_runtime.server import GrpcServer, ServerOptions
 from server_runtime.tracing import Span, SpanSender, TraceParent, parse_traceparent
+from strategy.adapters.tracing import DecisionTracer
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 PARENT = 0xB7AD6B7169203331
@@ -82,6 +87,38 @@ async def test_spans_keep_the_ids_and_times_they_are_given(collector: OtlpCollec
     assert int.from_bytes(span.span_id) == PARENT
     assert span.end_time_unix_nano - span.start_time_unix_nano == 5_000_000
     assert not span.parent_span_id
+
+
+async def test_a_decision_is_one_trace_with_its_stages_and_calls(
+    collector: OtlpCollector, tmp_path: Path
+) -> None:
+    sender = SpanSender("strategy", await collector.start())
+    world = World(tmp_path, trace=DecisionTracer(sender))
+    await world.start()
+    await world.bar()
+    await world.stop()
+    await asyncio.to_thread(sender.close)
+    spans = {span.name: span for _, span in collector.spans}
+    assert spans.keys() == {
+        "decision",
+        "window",
+        "forecasts",
+        "decide",
+        "intent",
+        "order",
+        "lstm_cnn",
+        "gaf_resnet",
+        "similarity",
+    }
+    assert spans["similarity"].status.message.startswith("down: ")
+    assert not spans["lstm_cnn"].status.message
+    (row,) = world.journal.of(DecisionRow)
+    assert isinstance(row, DecisionRow)
+    root = spans.pop("decision")
+    assert {int.from_bytes(span.trace_id) for span in (root, *spans.values())} == {int(row.decision_id, 16)}
+    assert {span.parent_span_id for span in spans.values()} == {root.span_id}
+    assert spans["order"].end_time_unix_nano == pytest.approx(root.end_time_unix_nano, abs=1_000_000)
+    assert {item.key: item.value.string_value for item in root.attributes}["side"] == "BUY"
 
 
 @pytest.mark.parametrize(
