@@ -15,7 +15,7 @@ from tradeserve.market.v1 import market_pb2
 from tradeserve.vision.v1 import chart_reading_service_pb2 as pb
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 from tradeserve_client.budget import Budget, ClockNs, deadline_of
-from tradeserve_client.channel import MAX_MESSAGE_BYTES, TlsFiles
+from tradeserve_client.channel import MAX_MESSAGE_BYTES, TlsFiles, Transport
 from tradeserve_client.errors import MalformedResponseError, WrongRequestError
 from tradeserve_client.fan_out import FanOut, OnLate
 from tradeserve_client.metadata import Metadata, MetadataSource
@@ -128,6 +128,7 @@ class ChartReadingClient:
         limits: ReplicaLimits | None = None,
         resilience: Resilience | None = None,
         metadata: MetadataSource | None = None,
+        transport: Transport = Transport.GRPC,
         on_late: OnLate | None = None,
         clock_ns: ClockNs = time.monotonic_ns,
         wall_ns: Callable[[], int] = time.time_ns,
@@ -140,6 +141,7 @@ class ChartReadingClient:
             limits: Calls in flight and failures in a row per replica.
             resilience: Retries; hedges of a model this slow are not worth their cost.
             metadata: Headers of every call, or what gives them.
+            transport: What carries the calls.
             on_late: Told of every answer that came after its deadline; it is never returned.
             clock_ns: Monotonic clock.
             wall_ns: Nanoseconds UTC, for the expiry.
@@ -147,7 +149,9 @@ class ChartReadingClient:
         Raises:
             TradeserveError: A target, a TLS file or a header is unusable.
         """
-        self.replicas = ReplicaSet(target, tls=tls, metadata=metadata, limits=limits, clock_ns=clock_ns)
+        self.replicas = ReplicaSet(
+            target, tls=tls, metadata=metadata, limits=limits, transport=transport, clock_ns=clock_ns
+        )
         self._caller = Caller(
             self.replicas, READ_METHOD, FanOut(on_late=on_late, clock_ns=clock_ns), resilience
         )

@@ -141,11 +141,18 @@ class ContractWatch:
         self._wake.set()
         return self.contract(model, version)
 
-    def doubt(self, model: str, version: int, replica: Replica) -> None:
-        """Have a contract read again soon; a replica of a model that is not pinned is asked meanwhile."""
+    def doubt(self, model: str, version: int, replica: Replica, *, ask_meanwhile: bool = True) -> None:
+        """Have a contract read again soon.
+
+        Args:
+            model: Name.
+            version: As it was asked for.
+            replica: Whose contract.
+            ask_meanwhile: Whether the replica may be asked until then; never for a pinned model.
+        """
         known = self.known(model, version, replica)
         if known is not None:
-            if self.is_pinned(model):
+            if self.is_pinned(model) or not ask_meanwhile:
                 known.epoch = -1
             self._wake.set()
 

@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
 from tradeserve_client.answers import CallRecord, Outcome, Reason
 from tradeserve_client.budget import Budget, ClockNs, deadline_of
-from tradeserve_client.channel import TlsFiles
+from tradeserve_client.channel import TlsFiles, Transport
 from tradeserve_client.contract import digest_differences
 from tradeserve_client.errors import CallError, MalformedResponseError, ServerDownError, TooLateError
 from tradeserve_client.fan_out import FanOut, OnLate
@@ -69,6 +69,7 @@ class SimilarityReplicas:
         resilience: Resilience | None = None,
         index_sha256: str = "",
         metadata: MetadataSource | None = None,
+        transport: Transport = Transport.GRPC,
         on_late: OnLate | None = None,
         clock_ns: ClockNs = time.monotonic_ns,
     ) -> None:
@@ -81,13 +82,16 @@ class SimilarityReplicas:
             resilience: Retries and hedges.
             index_sha256: Digest that every answer's index must have; "" accepts any.
             metadata: Headers of every call, or what gives them.
+            transport: What carries the calls.
             on_late: Told of every answer that came after its deadline; it is never returned.
             clock_ns: Monotonic clock.
 
         Raises:
             TradeserveError: A target, a TLS file or a header is unusable.
         """
-        self.replicas = ReplicaSet(target, tls=tls, metadata=metadata, limits=limits, clock_ns=clock_ns)
+        self.replicas = ReplicaSet(
+            target, tls=tls, metadata=metadata, limits=limits, transport=transport, clock_ns=clock_ns
+        )
         self._caller = Caller(
             self.replicas, SEARCH_METHOD, FanOut(on_late=on_late, clock_ns=clock_ns), resilience
         )

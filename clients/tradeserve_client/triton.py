@@ -166,10 +166,10 @@ class TritonClient:
             return self._not_sent(model, version, deadline_ns)
         called = await self._ask(contract, version, inputs, outputs, deadline_ns, metadata)
         if not version and called.replica is not None and _is_unloaded(called.outcome):
-            # The version may have been replaced just now: once more if another one is served instead.
+            # The version may have been replaced just now, or only here: once more where one is served.
             self._watch.doubt(model, version, called.replica, ask_meanwhile=False)
             newer = await self._first_check(model, version, deadline_ns)
-            if newer is not None and newer.version != contract.version:
+            if newer is not None:
                 contract = newer
                 called = await self._ask(contract, version, inputs, outputs, deadline_ns, metadata)
         if called.replica is None:
