@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tradeserve_client.channel import Transport
 from tradeserve_client.contract import ExpectedModel, ModelContract, TensorSpec
 
 WINDOW_COLUMNS = 5
@@ -74,6 +75,7 @@ class ForecasterSpec:
         connect_timeout_s: How long start() waits for a server that is away.
         check_timeout_s: How long one contract check may take, with its trial inference.
         recheck_s: Pause between checks of a service that is away or differs.
+        transport: What carries the calls.
     """
 
     triton_target: str
@@ -89,6 +91,7 @@ class ForecasterSpec:
     connect_timeout_s: float = 2.0
     check_timeout_s: float = 5.0
     recheck_s: float = 1.0
+    transport: Transport = Transport.HTTP2
 
     def __post_init__(self) -> None:
         names = [voter.name for voter in self.voters]

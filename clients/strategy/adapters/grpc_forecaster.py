@@ -51,7 +51,7 @@ class GrpcForecaster:
         self._on_late = on_late
         self._decisions: OrderedDict[str, str] = OrderedDict()
         self._fan_out = FanOut(on_late=self._report_late, clock_ns=clock_ns)
-        self._triton = TritonClient(spec.triton_target, tls=triton_tls)
+        self._triton = TritonClient(spec.triton_target, tls=triton_tls, transport=spec.transport)
         self._voters = [VoterCheck(voter, self._triton, spec, clock_ns) for voter in spec.voters]
         self._keepers = [Keeper(self._triton.link, self._voters, spec.recheck_s)]
         self._similarity: SimilarityClient | None = None
@@ -59,8 +59,12 @@ class GrpcForecaster:
         self._index: IndexCheck | None = None
         embedder = spec.embedding_voter
         self._embedder = next((voter for voter in self._voters if voter.spec is embedder), None)
+        # The search waits for the embedding, so nothing goes out before that call.
+        self._sent_order = sorted(self._voters, key=lambda voter: voter is not self._embedder)
         if spec.index.target and embedder is not None:
-            self._similarity = SimilarityClient(spec.index.target, tls=similarity_tls, clock_ns=clock_ns)
+            self._similarity = SimilarityClient(
+                spec.index.target, tls=similarity_tls, transport=spec.transport, clock_ns=clock_ns
+            )
             self._stream = SearchStream(
                 self._similarity,
                 on_late=self._report_late,
@@ -173,7 +177,7 @@ class GrpcForecaster:
         window = np.ascontiguousarray(request.window, np.float32)
         wrong = self._wrong_window(window)
         pending: dict[str, PendingCall[Inference]] = {}
-        for voter in self._voters:
+        for voter in self._sent_order:
             refusal = wrong or voter.refusal()
             if refusal is None and voter.prepared is not None:
                 infer = voter.prepared.request(window)
