@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from tradeserve_cli import descriptors, infer, output, read_chart, search, status, watch
+from tradeserve_cli import descriptors, infer, models, output, read_chart, search, status, watch
 from tradeserve_cli.arguments import Parser, UsageError
 from tradeserve_client.answers import Reason
 from tradeserve_client.errors import CallError, ContractError, TradeserveError
@@ -30,14 +30,24 @@ def parser() -> Parser:
     )
     made.add_argument("--version", action="version", version=metadata.version("tradeserve"))
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (infer, search, read_chart, status, watch, descriptors):
+    for command in (infer, search, read_chart, status, models, watch, descriptors):
         command.register(commands)
     return made
 
 
+def _completed(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the command line with what may be left out: `models` alone lists."""
+    match list(arguments):
+        case ["models"]:
+            return ["models", "list"]
+        case ["models", option, *rest] if option.startswith("-") and option not in ("-h", "--help"):
+            return ["models", "list", option, *rest]
+    return arguments
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    parsed = parser().parse_args(arguments)
+    parsed = parser().parse_args(_completed(sys.argv[1:] if arguments is None else arguments))
     as_json = bool(getattr(parsed, "json", False))
     try:
         status = parsed.run(parsed)
