@@ -44,7 +44,15 @@ if TYPE_CHECKING:
     from tradeserve_client.replicas import ReplicaLimits
     from tradeserve_client.resilience import CallCounts, Resilience
     from tradeserve_client.search_stream import PendingSearch, SearchStream
-    from tradeserve_client.similarity import IndexInfo, Match, Matches, SearchQuery, SimilarityClient
+    from tradeserve_client.similarity import (
+        IndexInfo,
+        Match,
+        Matches,
+        NewState,
+        Outcomes,
+        SearchQuery,
+        SimilarityClient,
+    )
     from tradeserve_client.similarity_replicas import SimilarityReplicas
     from tradeserve_client.strategy_service import (
         KillResult,
@@ -93,7 +101,15 @@ _HOMES = {
     "replicas": ("ReplicaLimits",),
     "resilience": ("CallCounts", "Resilience"),
     "search_stream": ("PendingSearch", "SearchStream"),
-    "similarity": ("IndexInfo", "Match", "Matches", "SearchQuery", "SimilarityClient"),
+    "similarity": (
+        "IndexInfo",
+        "Match",
+        "Matches",
+        "NewState",
+        "Outcomes",
+        "SearchQuery",
+        "SimilarityClient",
+    ),
     "similarity_replicas": ("SimilarityReplicas",),
     "strategy_service": (
         "KillResult",
@@ -140,9 +156,11 @@ __all__ = [
     "Match",
     "Matches",
     "ModelContract",
+    "NewState",
     "NoAnswer",
     "OpenPosition",
     "Outcome",
+    "Outcomes",
     "PendingCall",
     "PendingSearch",
     "PreparedModel",

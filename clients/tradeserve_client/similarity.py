@@ -50,6 +50,12 @@ class IndexInfo:
         as_of_ns: Latest state, nanoseconds UTC.
         horizon_bars: How many bars ahead the forward returns look.
         statement: What its card says on skill.
+        index_kind: How the main part is searched, a FAISS factory string; "Flat" is exact.
+        recall_at_10: Share of the ten nearest that a search finds, measured when it was built.
+        recall_query_count: Queries behind that; 0 when it is exact.
+        unmerged_count: States that were added and are not merged into the main part yet.
+        deleted_count: States that were deleted.
+        durable: Whether added and deleted states outlive the server.
     """
 
     index: Served
@@ -59,6 +65,56 @@ class IndexInfo:
     as_of_ns: int
     horizon_bars: int
     statement: str = ""
+    index_kind: str = ""
+    recall_at_10: float = 0.0
+    recall_query_count: int = 0
+    unmerged_count: int = 0
+    deleted_count: int = 0
+    durable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewState:
+    """A market state with its outcome, to add to an index.
+
+    Attributes:
+        state_id: Unique in the index, from 1; made by the caller.
+        con_id: What was traded.
+        symbol: The same, for people.
+        event_ns: Close of the last bar, nanoseconds UTC.
+        outcome_ns: When its outcome was known, nanoseconds UTC.
+        bar_size_s: Length of one bar.
+        forward_return_bps: Return of the close over the index's horizon.
+        embedding: (dimension,) float32, L2-normalised.
+    """
+
+    state_id: int
+    con_id: int
+    symbol: str
+    event_ns: int
+    outcome_ns: int
+    bar_size_s: int
+    forward_return_bps: float
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What the neighbours' forward returns r say together, weighted with their similarity w > 0.
+
+    Attributes:
+        neighbor_count: Neighbours that count.
+        mean_return_bps: sum(w r) / sum(w).
+        hit_rate: sum(w [r > 0]) / sum(w), 0 to 1.
+        dispersion_bps: sqrt(sum(w (r - mean)^2) / sum(w)).
+        effective_count: sum(w)^2 / sum(w^2).
+    """
+
+    neighbor_count: int
+    mean_return_bps: float
+    hit_rate: float
+    dispersion_bps: float
+    effective_count: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +132,17 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """An answer of the index, nearest first."""
+    """An answer of the index, nearest first.
+
+    Attributes:
+        matches: The neighbours: the evidence.
+        index: What answered.
+        outcomes: What they say together, computed by the server; None when no neighbour counts.
+    """
 
     matches: Sequence[Match]
     index: Served
+    outcomes: Outcomes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +155,8 @@ class SearchQuery:
         neighbor_count: 1 to 256.
         before_ns: Only states whose outcome was known before this instant; 0 for all.
         index_version: 0 accepts whichever is loaded.
+        con_ids: Only states of these instruments, at most 256; empty for all.
+        bar_size_s: Only states of this length of a bar; 0 for all.
     """
 
     index_name: str
@@ -99,6 +164,8 @@ class SearchQuery:
     neighbor_count: int
     before_ns: int = 0
     index_version: int = 0
+    con_ids: tuple[int, ...] = ()
+    bar_size_s: int = 0
 
 
 def search_message(query: SearchQuery, request_id: str) -> pb.SearchNeighborsRequest:
@@ -114,6 +181,10 @@ def search_message(query: SearchQuery, request_id: str) -> pb.SearchNeighborsReq
         seconds, nanos = divmod(query.before_ns, _NS_PER_S)
         message.before_time.seconds = seconds
         message.before_time.nanos = nanos
+    if query.con_ids:
+        message.con_ids.extend(query.con_ids)
+    if query.bar_size_s:
+        message.bar_duration.seconds = query.bar_size_s
     return message
 
 
@@ -148,6 +219,10 @@ def read_matches(
     )
     if query.before_ns and any(match.event_ns >= query.before_ns for match in matches):
         raise _malformed("has a neighbour from the future of the query")
+    if query.con_ids and any(match.con_id not in query.con_ids for match in matches):
+        raise _malformed("has a neighbour of another instrument than asked")
+    if query.bar_size_s and any(match.bar_size_s != query.bar_size_s for match in matches):
+        raise _malformed("has a neighbour of another length of a bar than asked")
     if not all(isfinite(match.similarity) and isfinite(match.forward_return_bps) for match in matches):
         raise _malformed("has a neighbour whose similarity or return is not a number")
     timing = response.timing
@@ -159,7 +234,7 @@ def read_matches(
         model_version=served.version,
         artifact_sha256=served.artifact_sha256,
     )
-    return Matches(matches, served), record
+    return Matches(matches, served, _outcomes(response)), record
 
 
 class SimilarityClient:
@@ -204,6 +279,12 @@ class SimilarityClient:
             as_of_ns=_ns(response.as_of_time),
             horizon_bars=response.horizon_bars,
             statement=response.statement,
+            index_kind=response.index_kind,
+            recall_at_10=response.recall_at_10,
+            recall_query_count=response.recall_query_count,
+            unmerged_count=response.unmerged_count,
+            deleted_count=response.deleted_count,
+            durable=response.durable,
         )
 
     async def search(self, query: SearchQuery, *, timeout_s: float) -> Answer[Matches]:
@@ -224,9 +305,74 @@ class SimilarityClient:
             raise TooLateError(SERVICE, f"arrived {(call.received_ns - deadline_ns) / 1e6:.1f} ms late")
         return Answer(*read_matches(response, query, request_id, call))
 
+    async def add_states(self, index_name: str, states: Sequence[NewState], *, timeout_s: float) -> int:
+        """Add states to an index, all or none. Adding one that is there changes nothing.
+
+        Args:
+            index_name: Which index.
+            states: At most 1,000.
+            timeout_s: Time for the call.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            CallError: They were not added, or it is not known; adding them again is safe.
+        """
+        request = pb.AddStatesRequest(request_id=str(uuid7()), index_name=index_name)
+        for state in states:
+            message = request.states.add(
+                state_id=state.state_id,
+                embedding_f32=state.embedding.astype("<f4", copy=False).tobytes(),
+                forward_return_bps=state.forward_return_bps,
+            )
+            message.instrument.con_id = state.con_id
+            message.instrument.symbol = state.symbol
+            message.event_time.seconds, message.event_time.nanos = divmod(state.event_ns, _NS_PER_S)
+            message.outcome_time.seconds, message.outcome_time.nanos = divmod(state.outcome_ns, _NS_PER_S)
+            message.bar_duration.seconds = state.bar_size_s
+        try:
+            response = await self.stub.AddStates(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(SERVICE, error) from error
+        return int(response.added_count)
+
+    async def delete_states(self, index_name: str, state_ids: Sequence[int], *, timeout_s: float) -> int:
+        """Delete states from an index, all or none. An id that is not there changes nothing.
+
+        Args:
+            index_name: Which index.
+            state_ids: At most 1,000.
+            timeout_s: Time for the call.
+
+        Returns:
+            How many were there.
+
+        Raises:
+            CallError: They were not deleted, or it is not known; deleting them again is safe.
+        """
+        request = pb.DeleteStatesRequest(
+            request_id=str(uuid7()), index_name=index_name, state_ids=list(state_ids)
+        )
+        try:
+            response = await self.stub.DeleteStates(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(SERVICE, error) from error
+        return int(response.deleted_count)
+
     async def close(self) -> None:
         """Close the channel."""
         await self.link.close()
+
+
+def _outcomes(response: pb.SearchNeighborsResponse) -> Outcomes | None:
+    if not response.HasField("outcomes"):
+        return None
+    of = response.outcomes
+    figures = (of.mean_return_bps, of.hit_rate, of.dispersion_bps, of.effective_count)
+    if not all(map(isfinite, figures)):
+        raise _malformed("has outcome statistics that are not numbers")
+    return Outcomes(of.neighbor_count, *figures)
 
 
 def _served(provenance: provenance_pb2.ModelProvenance) -> Served:
