@@ -96,20 +96,20 @@ class TritonProbe:
             await asyncio.sleep(_READY_POLL_S)
         return False
 
-    async def served_models(self) -> list[ServedModel]:
+    async def served_models(self, timeout_s: float = _CALL_TIMEOUT_S) -> list[ServedModel]:
         """List every loaded version, with a request for each.
 
         Raises:
             grpc.aio.AioRpcError: The server didn't answer.
         """
         index = await self._stub.RepositoryIndex(
-            service_pb2.RepositoryIndexRequest(ready=True), timeout=_CALL_TIMEOUT_S
+            service_pb2.RepositoryIndexRequest(ready=True), timeout=timeout_s
         )
         models = []
         for entry in index.models:
             metadata = await self._stub.ModelMetadata(
                 service_pb2.ModelMetadataRequest(name=entry.name, version=entry.version),
-                timeout=_CALL_TIMEOUT_S,
+                timeout=timeout_s,
             )
             request = _zeros(entry.name, entry.version, metadata.inputs)
             models.append(ServedModel(entry.name, entry.version, request))

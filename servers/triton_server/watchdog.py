@@ -106,9 +106,9 @@ class Watchdog:
 
     def __init__(self, probe: TritonProbe, models: Sequence[ServedModel], settings: WatchdogSettings) -> None:
         self._probe = probe
-        self._models = models
+        self._models = list(models)
         self._settings = settings
-        self._health = {(model.name, model.version): ModelHealth() for model in models}
+        self._health: dict[tuple[str, str], ModelHealth] = {}
         self._failed_before: set[tuple[str, str]] = set()
         self._reloads = 0
 
@@ -119,6 +119,7 @@ class Watchdog:
             Why it has to.
         """
         while True:
+            await self._look_again()
             suspicious = any(health.is_suspicious for health in self._health.values())
             await asyncio.sleep(
                 self._settings.suspicious_interval_s if suspicious else self._settings.interval_s
@@ -140,6 +141,17 @@ class Watchdog:
             for name, reason in to_reload.items():
                 if not await self._reload(name, reason):
                     return f"model {name} can't be unloaded and loaded again"
+
+    async def _look_again(self) -> None:
+        """Follow versions that were loaded or retired meanwhile; a model that has none is missing."""
+        try:
+            served = await self._probe.served_models(self._settings.probe_timeout_s)
+        except grpc.aio.AioRpcError:  # the probes will tell
+            served = []
+        present = {model.name for model in served}
+        self._models = served + [model for model in self._models if model.name not in present]
+        keys = [(model.name, model.version) for model in self._models]
+        self._health = {key: self._health.get(key) or ModelHealth() for key in keys}
 
     async def _reload(self, name: str, reason: str) -> bool:
         """Reload a model; False when the server hangs over it."""

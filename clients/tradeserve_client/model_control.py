@@ -1,0 +1,270 @@
+"""Replace a model under load: deploy beside, compare, promote, roll back, retire.
+
+Over Triton's explicit model control and the model's folder. Every change is written to the configs
+first and loaded then; a load that fails leaves configs and server as they were. Triton loads the
+changed model beside the running one and swaps when it is ready, so that no request is lost; old and new
+version stay loaded together until the old one is retired. See docs/adr/0004-model-lifecycle.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tradeserve_client.answers import NoAnswer
+from tradeserve_client.channel import TlsFiles, open_channel
+from tradeserve_client.contract import ExpectedModel, ModelContract, differences
+from tradeserve_client.errors import CallError, ContractError, error_of
+from tradeserve_client.model_repository import (
+    Lifecycle,
+    ModelFolder,
+    RepositoryError,
+    facts_of,
+    with_version,
+    without_version,
+)
+from tradeserve_client.triton import TritonClient
+
+Inputs = Mapping[str, NDArray[Any]]
+
+_CALL_TIMEOUT_S = 5.0
+_WARM_UP_CALLS = 20
+_DTYPES = {"BOOL": "?", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A version that is loaded, warm and checked, and that nobody uses yet.
+
+    Attributes:
+        contract: What the server says of it.
+        artifact_sha256: Of its file, in hex.
+    """
+
+    contract: ModelContract
+    artifact_sha256: str
+
+
+class ModelControl:
+    """Changes the models of one Triton that runs with explicit model control.
+
+    Attributes:
+        client: To the same server.
+    """
+
+    def __init__(
+        self, target: str, repository: Path, *, tls: TlsFiles | None = None, load_timeout_s: float = 120.0
+    ) -> None:
+        """Make one; close it, or use it as a context.
+
+        Args:
+            target: host:port of Triton.
+            repository: The model repository that it serves, writable here.
+            tls: Files for an encrypted connection; None for plain text.
+            load_timeout_s: What loading a model may take; TensorRT engines take minutes.
+
+        Raises:
+            TradeserveError: The target or a TLS file is unusable.
+        """
+        self.client = TritonClient(target, tls=tls)
+        self._channel = open_channel(target, tls=tls)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._repository = repository
+        self._load_timeout_s = load_timeout_s
+
+    async def __aenter__(self) -> ModelControl:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channels."""
+        await self.client.close()
+        await self._channel.close()
+
+    def folder(self, model: str) -> ModelFolder:
+        """Return the folder of a model.
+
+        Raises:
+            RepositoryError: There is none.
+        """
+        return ModelFolder(self._repository, model)
+
+    async def deploy(self, model: str, file: Path, *, version: int = 0, card: Path | None = None) -> Deployed:
+        """Load a new version beside those that serve, warm it and check its contract.
+
+        Nobody who names no version is answered by it. When anything fails, configs, folder and server
+        are as they were.
+
+        Args:
+            model: Name.
+            file: The model file; it is copied.
+            version: 0 takes the next free number.
+            card: Its card.json, for what clients show of it; None without one.
+
+        Raises:
+            RepositoryError: The folder, the file or its card is unusable, or the version exists.
+            ContractError: Its inputs or outputs differ from those of the promoted version.
+            CallError: Triton could not load it, or it does not answer.
+        """
+        folder = self.folder(model)
+        with folder.lock():
+            before = folder.read()
+            number = version or max(folder.versions()) + 1
+            promoted = await self.client.contract(model, before.promoted, timeout_s=_CALL_TIMEOUT_S)
+            digest = folder.add(file, number)
+            try:
+                after = with_version(before, number, facts_of(digest, card))
+            except RepositoryError:
+                folder.remove(number)
+                raise
+            async with self._changed(folder, after, number, is_new=True):
+                contract = await self._checked(promoted, number)
+                await self._warm(contract)
+        return Deployed(contract, digest)
+
+    async def promote(self, model: str, version: int) -> ModelContract:
+        """Make a loaded version the one that clients use which name none.
+
+        Raises:
+            RepositoryError: It is not deployed, or its file is not the one that was.
+            CallError: Triton could not load the change; the old version stays promoted.
+        """
+        folder = self.folder(model)
+        with folder.lock():
+            before = folder.read()
+            if version not in before.served:
+                raise RepositoryError(
+                    f"{model}: version {version} is not deployed; deployed: {', '.join(map(str, before.served))}"
+                )
+            _check_file(folder, before, version)
+            if version == before.promoted:
+                return await self.client.contract(model, timeout_s=_CALL_TIMEOUT_S)
+            after = replace(before, promoted=version, previous=before.promoted)
+            async with self._changed(folder, after, version):
+                return await self._promoted(model, version)
+
+    async def rollback(self, model: str) -> ModelContract:
+        """Promote again what was promoted before.
+
+        Raises:
+            RepositoryError: Nothing was, or it is retired.
+            CallError: Triton could not load the change.
+        """
+        previous = self.folder(model).read().previous
+        if not previous:
+            raise RepositoryError(f"{model}: nothing was promoted before; name a version with promote")
+        return await self.promote(model, previous)
+
+    async def retire(self, model: str, version: int) -> None:
+        """Unload a version; its folder stays, so that it can't be taken for another.
+
+        Raises:
+            RepositoryError: It is promoted, or not served.
+            CallError: Triton could not load the change.
+        """
+        folder = self.folder(model)
+        with folder.lock():
+            before = folder.read()
+            if version == before.promoted:
+                raise RepositoryError(f"{model}: version {version} is promoted; promote another first")
+            if version not in before.served:
+                raise RepositoryError(f"{model}: version {version} is not served")
+            async with self._changed(folder, without_version(before, version), before.promoted):
+                pass
+
+    @asynccontextmanager
+    async def _changed(
+        self, folder: ModelFolder, after: Lifecycle, version: int, *, is_new: bool = False
+    ) -> AsyncIterator[None]:
+        """Write and load a change; when it, or what follows in the block, fails, take it back."""
+        texts = folder.texts()
+        folder.write(after)
+        try:
+            await self._load(folder.name, version)
+            yield
+        except BaseException:
+            folder.restore(texts)
+            if is_new:
+                folder.remove(version)
+            # Also when the caller is cancelled: what is on disk and what is served must not differ.
+            await asyncio.shield(self._load_again(folder.name))
+            raise
+
+    async def _load(self, model: str, version: int) -> None:
+        """Load what the folder says now, and wait until a version is ready."""
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        try:
+            await self._stub.RepositoryModelLoad(request, timeout=self._load_timeout_s, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(model, error) from error
+        # Triton answers once it has swapped; a version that is missing now was left out on purpose.
+        if not await self.client.is_model_ready(model, version, timeout_s=_CALL_TIMEOUT_S):
+            raise CallError(model, f"version {version} is not ready: does Triton serve {self._repository}?")
+
+    async def _load_again(self, model: str) -> None:
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        try:
+            await self._stub.RepositoryModelLoad(request, timeout=self._load_timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(model, error) from error
+
+    async def _checked(self, promoted: ModelContract, version: int) -> ModelContract:
+        served = await self.client.contract(promoted.name, version, timeout_s=_CALL_TIMEOUT_S)
+        expected = ExpectedModel(promoted.name, version, "", promoted.inputs, promoted.outputs)
+        if found := differences(expected, served):
+            raise ContractError(found)
+        return served
+
+    async def _promoted(self, model: str, version: int) -> ModelContract:
+        """Read what a client that names no version gets now."""
+        contract = await self.client.contract(model, timeout_s=_CALL_TIMEOUT_S)
+        if contract.version != version:
+            raise CallError(
+                model,
+                f"the server still promotes version {contract.version}: does it serve {self._repository}?",
+            )
+        return contract
+
+    async def _warm(self, contract: ModelContract) -> None:
+        """Have a version compute until nothing of it is new."""
+        for _ in range(_WARM_UP_CALLS):
+            outcome = await self.client.infer(
+                contract.name, _zeros(contract), budget=_CALL_TIMEOUT_S, version=contract.version
+            )
+            if isinstance(outcome, NoAnswer):
+                raise CallError(
+                    contract.name,
+                    f"version {contract.version} does not answer: {outcome.detail}",
+                    outcome.reason,
+                )
+
+
+def _zeros(contract: ModelContract) -> Inputs:
+    zeros: dict[str, NDArray[Any]] = {}
+    for tensor in contract.inputs:
+        dtype = _DTYPES.get(tensor.dtype)
+        shape = [max(1, size) for size in tensor.shape]
+        zeros[tensor.name] = np.zeros(shape, dtype or tensor.dtype.lower())
+    return zeros
+
+
+def _check_file(folder: ModelFolder, lifecycle: Lifecycle, version: int) -> None:
+    known = lifecycle.facts[version].get("artifact_sha256", "")
+    found = folder.sha256(version)
+    if known and known != found:
+        raise RepositoryError(
+            f"{folder.path}/{version}: its file has sha256 {found[:12]}…, deployed was {known[:12]}…; "
+            "deploy it as another version"
+        )
