@@ -7,7 +7,7 @@ import pytest
 
 from tradeserve_cli.__main__ import main, parser
 
-COMMANDS = ("infer", "search", "read-chart", "status", "watch", "descriptors")
+COMMANDS = ("infer", "search", "read-chart", "status", "models list", "watch", "descriptors")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -15,7 +15,7 @@ def test_every_command_explains_itself_with_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        parser().parse_args([command, "--help"])
+        parser().parse_args([*command.split(), "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: tradeserve {command}")
