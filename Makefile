@@ -136,6 +136,23 @@ proto-check: $(STAMP)
 	@diff -r -x __pycache__ build/gen/tradeserve protos/gen/tradeserve \
 		|| { echo "protos/gen is not what protos/ generates: run 'make protos' and commit"; exit 1; }
 
+TARGET ?=
+RPS ?=
+DURATION ?=
+SCHEDULE ?=
+STRATEGY ?=
+NEED ?= 1000
+ELSEWHERE = --triton "$(TRITON)" --similarity "$(SIMILARITY)" --strategy "$(STRATEGY)"
+
+.PHONY: loadtest
+loadtest: $(RUN_STAMP) $(if $(TRITON),,$(TRITON_STAMP)) ## Load one server and judge it by deploy/slo.toml (TARGET= RPS= DURATION= SCHEDULE=const,step,line TRITON= SIMILARITY= STRATEGY=)
+	@$(BIN)/python -m load_test run "$(TARGET)" $(if $(RPS),--rps "$(RPS)") \
+		--duration "$(DURATION)" --schedule "$(SCHEDULE)" $(ELSEWHERE) $(ARGS)
+
+.PHONY: capacity
+capacity: $(RUN_STAMP) $(if $(TRITON),,$(TRITON_STAMP)) ## Find the highest rate within deploy/slo.toml, and the replicas for a rate (TARGET= NEED=)
+	@$(BIN)/python -m load_test capacity $(TARGET) --need "$(NEED)" $(ELSEWHERE) $(ARGS)
+
 .PHONY: bench
 bench: setup ## Measure, print a table, write build/bench.json
 	@$(BIN)/python tests/bench/run.py

@@ -85,8 +85,8 @@ def _say(line: str) -> None:
 
 async def _run(arguments: argparse.Namespace) -> int:
     target = arguments.target
-    limits = slo.load(arguments.limits, target)
     document = config.read(targets.config_file(arguments.configs, target))
+    limits = slo.load(arguments.limits, target)
     load = Load(arguments.rps, arguments.duration, arguments.schedule)
     _prepare()
     wanted = config.parse(resolved(document, load, "checked:1"), f"deploy/ghz/{target}.toml")  # fail early
@@ -121,10 +121,10 @@ def _judge(found: report.Report, limits: slo.Limits, path: Path) -> int:
 
 async def _capacity(arguments: argparse.Namespace) -> int:
     chosen = arguments.targets or targets.names(arguments.configs)
-    limits = {target: slo.load(arguments.limits, target) for target in chosen}
     needed: dict[str, ServerName] = {
         target: targets.server_of(arguments.configs, target) for target in chosen
     }
+    limits = {target: slo.load(arguments.limits, target) for target in chosen}
     effort = capacity.Effort(measure_s=arguments.measure_s, repeats=arguments.repeats)
     _prepare()
     tool = Tool(own=arguments.own)

@@ -21,6 +21,7 @@ COMMANDS = (
     "triton_server",
     "gateway_simulator",
     "local_stack",
+    "load_test",
     "model_export",
 )
 
