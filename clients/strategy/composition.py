@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import re
 import signal
@@ -39,6 +38,7 @@ from strategy.adapters.metrics import RunCollector
 from strategy.adapters.tracing import DecisionTracer
 from strategy.config import SIMILARITY, StrategyConfig
 from strategy.engine import Engine
+from strategy.garbage import GarbageKeeper
 from strategy.market_view import MarketView
 from strategy.ports import LateAnswer, VoterInfo
 from strategy.screen import Screen
@@ -91,6 +91,7 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
     structlog.contextvars.bind_contextvars(run_id=run_id)
     clock = SystemClock()
     engine: Engine | None = None
+    garbage = GarbageKeeper()
 
     def late(answer: LateAnswer) -> None:
         if engine is not None:
@@ -153,6 +154,7 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
             voters=voters,
             rows=lambda: _counts(journal),
             trace=trace,
+            garbage=garbage,
         )
         metrics = ServerMetrics()
         metrics.registry.register(RunCollector(engine, lambda: _counts(journal)))
@@ -170,9 +172,11 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
                 write_ready_file(options.ready_file, content)
                 stack.callback(remove_ready_file, options.ready_file)
         stop.engine = engine
-        _calm_the_garbage_collector()
+        garbage.start()
+        stack.callback(garbage.stop)
         await engine.run()
-    for line in _report(run_id, config, options, engine, await _recorded(journal, config, options, run_id)):
+    recorded = await _recorded(journal, config, options, run_id)
+    for line in _report(run_id, config, options, engine, recorded, garbage):
         screen.line(line)
 
 
@@ -291,16 +295,6 @@ def _control(config: StrategyConfig, engine: Engine, metrics: ServerMetrics) -> 
     return server
 
 
-def _calm_the_garbage_collector() -> None:
-    """Keep full collections, which stop everything for tens of milliseconds, off the decisions.
-
-    Source: the project's latency measurements; gc.freeze moves what exists out of its sight.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-
-
 def _counts(journal: Journal) -> tuple[int, int]:
     tables = journal.stats().tables.values()
     return sum(table.written for table in tables), sum(table.spooled + table.queued for table in tables)
@@ -354,7 +348,12 @@ def _serve_metrics(metrics: ServerMetrics, address: str) -> str:
 
 
 def _report(
-    run_id: str, config: StrategyConfig, options: RunOptions, engine: Engine, recorded: report.Recorded
+    run_id: str,
+    config: StrategyConfig,
+    options: RunOptions,
+    engine: Engine,
+    recorded: report.Recorded,
+    garbage: GarbageKeeper,
 ) -> Iterator[str]:
     return report.lines(
         run_id=run_id,
@@ -364,5 +363,6 @@ def _report(
         ledger=engine.ledger,
         money=engine.portfolio.money(),
         recorded=recorded,
+        garbage=garbage,
         budget_ms=config.budget.total_ms,
     )

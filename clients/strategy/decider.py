@@ -23,6 +23,7 @@ from strategy.core.decision import (
 from strategy.core.ensemble import neighbors_outcome
 from strategy.core.risk import BracketPlan
 from strategy.core.values import OrderIntent, Probabilities, Purpose, Side
+from strategy.garbage import GarbageKeeper
 from strategy.ledger import StageClock
 from strategy.market_view import MarketView
 from strategy.orders import OrderDesk
@@ -71,6 +72,7 @@ class Decider:
         journal: Records.
         clock: Of the budget.
         situation: Input of policy and risk checks.
+        garbage: Kept off decisions.
     """
 
     rules: DecisionRules
@@ -81,6 +83,7 @@ class Decider:
     journal: Journal
     clock: Clock
     situation: Situation
+    garbage: GarbageKeeper = field(default_factory=GarbageKeeper)
     _under_way: int = 0
     _calm: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -91,9 +94,11 @@ class Decider:
         """
         self._under_way += 1
         self._calm.clear()
+        self.garbage.decision_began(bar.receive_ns)
         try:
             decided, given, request = await self._decide(bar)
         finally:
+            self.garbage.decision_ended()
             self._under_way -= 1
             if not self._under_way:
                 self._calm.set()

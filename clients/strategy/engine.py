@@ -19,6 +19,7 @@ from strategy.core.decision import DecisionRules
 from strategy.core.risk import halts
 from strategy.core.values import Account, Commission, Fill, OrderEvent, OrderIntent, Position, Purpose
 from strategy.decider import Decided, Decider
+from strategy.garbage import GarbageKeeper
 from strategy.ledger import RunLedger
 from strategy.market_view import MarketView
 from strategy.narrator import Narrator
@@ -61,6 +62,7 @@ class Engine:
         voters: Who votes, as the started forecaster reported.
         rows: Tells how many rows are recorded and how many wait; for the screen.
         trace: Told of every decision, with its symbol; None for nobody.
+        garbage: Keeps collections off the decisions; None leaves them to Python.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Engine:
         voters: Sequence[VoterInfo],
         rows: Callable[[], tuple[int, int]],
         trace: Callable[[Decided, str], None] | None = None,
+        garbage: GarbageKeeper | None = None,
     ) -> None:
         self.ledger = RunLedger()
         self.portfolio = Portfolio()
@@ -98,6 +101,7 @@ class Engine:
         self._narrator = Narrator(
             self.ledger, self.decisions, self.portfolio, screen, settings.budget_ms, rows, trace
         )
+        self._garbage = garbage or GarbageKeeper()
         self._decider = Decider(
             rules,
             settings.budget_ms,
@@ -107,6 +111,7 @@ class Engine:
             journal,
             clock,
             self._situation,
+            self._garbage,
         )
         self._start_ns = clock.wall_ns()
         self._early_bars: list[Bar] | None = []
@@ -388,6 +393,8 @@ class Engine:
                 self._stop.set()
         if bar is not None and not self._busy and self._market.is_complete(bar.end_ns):
             self._narrator.bar_done(bar)
+            # The next bars are as far away as they ever are.
+            asyncio.get_running_loop().call_soon(self._garbage.tidy)
 
     async def _halt_on_losses(self, bar: Bar) -> None:
         breached = halts(self._situation.risk_state(bar, 0.0), self._rules.risk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from strategy.garbage import GarbageKeeper
 from strategy.ledger import RunLedger
 from strategy.ports import VoterInfo
 
@@ -61,6 +62,7 @@ def lines(
     ledger: RunLedger,
     money: Money,
     recorded: Recorded,
+    garbage: GarbageKeeper,
     budget_ms: float,
 ) -> Iterator[str]:
     """Yield the lines of the report."""
@@ -74,6 +76,10 @@ def lines(
     )
     yield from _services(ledger)
     yield from _stages(ledger)
+    yield (
+        f"  Garbage      {garbage.collections} collections, the longest {garbage.longest_ns / 1e6:.2f} ms; "
+        f"on the path of a decision {garbage.longest_on_path_ns / 1e6:.2f} ms at most"
+    )
     yield f"  Orders       {ledger.orders} sent, {ledger.fills} fills"
     yield (
         f"  PnL          {money.net:+.2f} {money.currency} after commission "

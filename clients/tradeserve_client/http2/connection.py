@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._receivable = CONNECTION_WINDOW
         self._taken: dict[int, int] = {}
         self._waiting: dict[int, Exchange] = {}  # with bytes that the windows did not let through
+        self._unwritten: list[bytes] = []
         self._heard = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
@@ -121,22 +122,21 @@ class Connection(asyncio.Protocol):
             detail = f"{len(self.streams)} calls on the connection, the limit"
             exchange.end(grpc.StatusCode.RESOURCE_EXHAUSTED, detail)
             return
-        assert self._transport is not None
         stream_id = self._next_id
         self._next_id += 2
         self.streams[stream_id] = exchange
         exchange.placed(self, stream_id, self._stream_send_window)
         opening = frames.head(frames.HEADERS, frames.END_HEADERS, stream_id, len(block)) + block
         if message is None:
-            self._transport.write(opening)
+            self._write(opening)
         elif len(message) <= min(self._send_window, exchange.send_window, self._max_frame):
             self._send_window -= len(message)
             exchange.send_window -= len(message)
             exchange.end_sent = True
             data = frames.head(frames.DATA, frames.END_STREAM, stream_id, len(message))
-            self._transport.write(opening + data + message)
+            self._write(opening + data + message)
         else:
-            self._transport.write(opening)
+            self._write(opening)
             exchange.outbox.append(message)
             self.send(exchange)
         if self._next_id > _MAX_STREAM_ID:
@@ -144,7 +144,6 @@ class Connection(asyncio.Protocol):
 
     def send(self, exchange: Exchange) -> None:
         """Send what lies in the outbox, as far as the windows allow."""
-        assert self._transport is not None
         stream_id, outbox = exchange.stream_id, exchange.outbox
         while outbox:
             first = outbox[0]
@@ -161,10 +160,10 @@ class Connection(asyncio.Protocol):
             last = exchange.half_closed and not outbox
             exchange.end_sent = last
             flags = frames.END_STREAM if last else 0
-            self._transport.write(frames.head(frames.DATA, flags, stream_id, size) + first[:size])
+            self._write(frames.head(frames.DATA, flags, stream_id, size) + first[:size])
         if exchange.half_closed and not exchange.end_sent:
             exchange.end_sent = True
-            self._transport.write(frames.frame(frames.DATA, frames.END_STREAM, stream_id))
+            self._write(frames.frame(frames.DATA, frames.END_STREAM, stream_id))
         self._waiting.pop(stream_id, None)
 
     def leave(self, exchange: Exchange, code: ErrorCode | None) -> None:
@@ -178,15 +177,15 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if code is not None or not exchange.end_sent:
-            transport.write(frames.rst_stream(stream_id, code or ErrorCode.CANCEL))
+            self._write(frames.rst_stream(stream_id, code or ErrorCode.CANCEL))
         self._close_if_idle()
 
     def close(self, reason: str) -> None:
         """End it in order: what is under way is lost."""
         self._go(reason)
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frames.goaway(ErrorCode.NO_ERROR, ""))
-            self._transport.close()
+            self._write(frames.goaway(ErrorCode.NO_ERROR, ""))
+            self._close()
         self._lose(reason)
 
     # --- the event loop ---------------------------------------------------------------------------
@@ -377,7 +376,7 @@ class Connection(asyncio.Protocol):
     def _close_if_idle(self) -> None:
         """Close once the last call of a connection that takes no new ones has ended."""
         if self._gone and not self.streams and self._transport is not None:
-            self._transport.close()
+            self._close()
 
     def _flush(self) -> None:
         for exchange in list(self._waiting.values()):
@@ -389,7 +388,26 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         if self._transport.get_write_buffer_size() > _MAX_UNSENT_REPLIES + CONNECTION_WINDOW:
             raise ProtocolError("the server asks but does not read", ErrorCode.ENHANCE_YOUR_CALM)
-        self._transport.write(data)
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        """Send with whatever else this turn of the event loop sends.
+
+        Every send wakes the server, which may take the processor from us before the next one.
+        """
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self._write_out)
+        self._unwritten.append(data)
+
+    def _write_out(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        if self._transport is not None and unwritten:
+            self._transport.write(b"".join(unwritten))
+
+    def _close(self) -> None:
+        self._write_out()
+        if self._transport is not None:
+            self._transport.close()
 
     def _go(self, reason: str) -> None:
         """Take no new calls."""
@@ -405,8 +423,8 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         self._go(reason)
         if transport is not None and not transport.is_closing():
-            transport.write(frames.goaway(code, reason))
-            transport.close()
+            self._write(frames.goaway(code, reason))
+            self._close()
         self._lose(reason)
 
     def _lose(self, reason: str) -> None:
@@ -435,7 +453,7 @@ class Connection(asyncio.Protocol):
     def _keep_alive(self) -> None:
         limits, transport = self._limits, self._transport
         if not self._heard and self.streams and transport is not None:
-            transport.write(frames.frame(frames.PING, 0, 0, b"tradsrv1"))
+            self._write(frames.frame(frames.PING, 0, 0, b"tradsrv1"))
             self._later("ping", limits.keepalive_timeout_s, self._no_pong)
         self._heard = False
         self._later("keepalive", limits.keepalive_s, self._keep_alive)

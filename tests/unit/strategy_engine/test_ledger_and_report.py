@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from strategy.garbage import GarbageKeeper
 from strategy.ledger import RunLedger, StageClock, percentile, shares
 from strategy.ports import VoterInfo
 from strategy.report import Money, Recorded, lines
@@ -19,6 +20,7 @@ def text_of(ledger: RunLedger, recorded: Recorded | None = None) -> str:
             ledger=ledger,
             money=Money("USD", 100_000.0, 12.5, 0.0, 2.0, 0.4),
             recorded=recorded or Recorded({"decisions": 2, "fills": 0}, 0, 0, "make psql"),
+            garbage=GarbageKeeper(),
             budget_ms=50,
         )
     )
