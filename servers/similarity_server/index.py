@@ -17,7 +17,7 @@ from similarity_server.added import AddedStates, DeltaFullError
 from similarity_server.artifact import IndexCard
 from similarity_server.filters import EVERYTHING, Filter
 from similarity_server.kinds import AUTO, choose
-from similarity_server.main_index import MainIndex
+from similarity_server.main_index import MainIndex, cosines
 from similarity_server.states import GrowingTable, State, StateTable
 
 DEFAULT_MAX_ADDED = 20_000
@@ -159,7 +159,7 @@ class StateIndex:
             vectors.append(delta.embeddings(rows))
         # Row by row, so that a state has the same similarity in every answer, whatever part it is in
         # and whatever was next to it. Rounding may lift the cosine of equal vectors above 1.
-        similarity = np.multiply(np.concatenate(vectors), query).sum(axis=1).clip(-1.0, 1.0).tolist()
+        similarity = cosines(np.concatenate(vectors), query).clip(-1.0, 1.0).tolist()
         matches = [Match(state, one) for state, one in zip(found, similarity, strict=True)]
         matches.sort(key=lambda match: (-match.similarity, match.state.state_id))
         return matches[:count]

@@ -112,6 +112,8 @@ def write(
         OSError: The disk is full or broken; nothing is left of it.
     """
     name = f"{sequence:015d}-{time.time_ns():020d}"
+    for leftover in folder.glob(".*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
     partial = folder / f".{name}.partial"
     partial.mkdir(parents=True)
     try:
