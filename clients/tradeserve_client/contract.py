@@ -12,6 +12,11 @@ from tradeserve_client.errors import ContractError
 
 PROMOTED_VERSION = "promoted_version"
 """Config parameter of a model: the version for clients that name none; see docs/adr/0004-model-lifecycle.md."""
+CANARY_VERSION = "canary_version"
+"""Config parameter: a version that answers some of the calls that pin nothing."""
+CANARY_SHARE = "canary_share"
+"""Config parameter: how many of them, 0 to 0.5."""
+_MAX_CANARY_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,16 @@ def chosen_version(wanted: int, served: Sequence[int], parameters: Mapping[str, 
         if version in served:
             return version
     return max(served, default=0)
+
+
+def canary_of(parameters: Mapping[str, str]) -> tuple[int, float]:
+    """Return the canary's version and its share of the calls; (0, 0.0) when there is none."""
+    version, share = parameters.get(CANARY_VERSION, ""), parameters.get(CANARY_SHARE, "")
+    try:
+        found = int(version), min(float(share), _MAX_CANARY_SHARE)
+    except ValueError:
+        return 0, 0.0
+    return found if found[0] > 0 and found[1] > 0 else (0, 0.0)
 
 
 def parameters_of(version: int, parameters: Mapping[str, str]) -> Mapping[str, str]:

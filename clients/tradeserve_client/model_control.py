@@ -151,7 +151,7 @@ class ModelControl:
             _check_file(folder, before, version)
             if version == before.promoted:
                 return await self.client.contract(model, timeout_s=_CALL_TIMEOUT_S)
-            after = replace(before, promoted=version, previous=before.promoted)
+            after = replace(before, promoted=version, previous=before.promoted, canary=0, canary_share=0.0)
             async with self._changed(folder, after, version):
                 return await self._promoted(model, version)
 
@@ -166,6 +166,30 @@ class ModelControl:
         if not previous:
             raise RepositoryError(f"{model}: nothing was promoted before; name a version with promote")
         return await self.promote(model, previous)
+
+    async def canary(self, model: str, version: int, share: float) -> ModelContract:
+        """Have a loaded version answer a share of the calls that pin neither version nor sha256.
+
+        Args:
+            model: Name.
+            version: Deployed and not promoted.
+            share: 0 to 0.5; 0 ends it.
+
+        Raises:
+            RepositoryError: The version is promoted, or not deployed.
+            ValueError: The share is out of range.
+            CallError: Triton could not load the change.
+        """
+        if not 0 <= share <= 0.5:
+            raise ValueError(f"share = {share!r}: give 0 to 0.5")
+        folder = self.folder(model)
+        with folder.lock():
+            before = folder.read()
+            if version == before.promoted or version not in before.served:
+                raise RepositoryError(f"{model}: version {version} must be deployed and not promoted")
+            after = replace(before, canary=version if share else 0, canary_share=share)
+            async with self._changed(folder, after, version):
+                return await self._promoted(model, before.promoted)
 
     async def retire(self, model: str, version: int) -> None:
         """Unload a version; its folder stays, so that it can't be taken for another.

@@ -22,7 +22,13 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from tradeserve_client.contract import PROMOTED_VERSION, version_key
+from tradeserve_client.contract import (
+    CANARY_SHARE,
+    CANARY_VERSION,
+    PROMOTED_VERSION,
+    canary_of,
+    version_key,
+)
 from tradeserve_client.errors import TradeserveError
 
 MODEL_FILE = "model.onnx"
@@ -46,12 +52,16 @@ class Lifecycle:
         previous: What was promoted before, to roll back to; 0 for none.
         served: Versions that Triton loads, ascending; the promoted one is among them.
         facts: Version -> what is known of it: artifact_sha256, statement, …
+        canary: A served version that answers some of those who pin nothing; 0 for none.
+        canary_share: How many of them, 0 to 0.5.
     """
 
     promoted: int
     previous: int
     served: tuple[int, ...]
     facts: Mapping[int, Mapping[str, str]]
+    canary: int = 0
+    canary_share: float = 0.0
 
 
 class ModelFolder:
@@ -107,7 +117,9 @@ class ModelFolder:
         if promoted not in served:
             promoted = served[-1]
         facts = {version: _facts(parameters, version, promoted) for version in served}
-        return Lifecycle(promoted, _number(parameters.get(_PREVIOUS_VERSION, "")), served, facts)
+        canary, share = canary_of(parameters)
+        previous = _number(parameters.get(_PREVIOUS_VERSION, ""))
+        return Lifecycle(promoted, previous, served, facts, canary, share)
 
     def write(self, lifecycle: Lifecycle) -> None:
         """Replace every config of the model, each in one step."""
@@ -117,6 +129,8 @@ class ModelFolder:
             stated = {
                 PROMOTED_VERSION: str(lifecycle.promoted),
                 _PREVIOUS_VERSION: str(lifecycle.previous),
+                CANARY_VERSION: str(lifecycle.canary),
+                CANARY_SHARE: str(lifecycle.canary_share),
                 # Clients that know nothing of versions read the promoted one's.
                 **lifecycle.facts[lifecycle.promoted],
             }
@@ -201,7 +215,8 @@ def without_version(lifecycle: Lifecycle, version: int) -> Lifecycle:
     served = tuple(number for number in lifecycle.served if number != version)
     previous = 0 if lifecycle.previous == version else lifecycle.previous
     facts = {number: known for number, known in lifecycle.facts.items() if number != version}
-    return Lifecycle(lifecycle.promoted, previous, served, facts)
+    changed = replace(lifecycle, previous=previous, served=served, facts=facts)
+    return replace(changed, canary=0, canary_share=0.0) if lifecycle.canary == version else changed
 
 
 def facts_of(sha256: str, card: Path | None) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ rebuild every request and serialize it twice.
 
 from __future__ import annotations
 
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from tradeserve_client.contract import (
     ExpectedModel,
     ModelContract,
     TensorSpec,
+    canary_of,
     chosen_version,
     parameters_of,
 )
@@ -158,12 +160,20 @@ class TritonClient:
                 message names it and what to do.
             ValueError: The budget is no time.
         """
-        deadline_ns = deadline_of(budget, self._clock_ns).at_ns
+        deadline = deadline_of(budget, self._clock_ns)
+        deadline_ns = deadline.at_ns
         contract = self._watch.contract(model, version)
         if contract is None:
             contract = await self._first_check(model, version, deadline_ns)
         if contract is None:
             return self._not_sent(model, version, deadline_ns)
+        if not version and (canary := self._canary(contract)):
+            tried = await self.infer(
+                model, inputs, budget=deadline, version=canary, outputs=outputs, metadata=metadata
+            )
+            # A canary that is gone, or broken, must not cost its callers an answer.
+            if isinstance(tried, Answer) or tried.reason in (Reason.LATE, Reason.BUSY):
+                return tried
         called = await self._ask(contract, version, inputs, outputs, deadline_ns, metadata)
         if not version and called.replica is not None and _is_unloaded(called.outcome):
             # The version may have been replaced just now, or only here: once more where one is served.
@@ -261,6 +271,12 @@ class TritonClient:
 
     def _not_sent(self, model: str, version: int, deadline_ns: int) -> NoAnswer:
         return NoAnswer(*self._watch.problem(model, version), CallRecord(model, "", 0, deadline_ns, 0))
+
+    def _canary(self, contract: ModelContract) -> int:
+        """Return the version that this call tries, 0 mostly; who pinned a contract tries none."""
+        version, share = canary_of(contract.parameters)
+        chosen = share > 0 and not self._watch.is_pinned(contract.name) and random.random() < share
+        return version if chosen and version in contract.versions else 0
 
     def _requests_to(self, contract: ModelContract, version: int) -> TensorRequests:
         requests = self._requests.get((contract.name, version))

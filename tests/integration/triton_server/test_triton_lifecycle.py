@@ -164,6 +164,27 @@ async def test_no_request_is_lost_or_wrong_while_versions_change_under_load(
     assert sum(load.answered.values()) > 100
 
 
+async def test_a_canary_answers_its_share_of_those_who_pin_nothing_until_it_is_promoted(
+    launcher: Any, control: ModelControl, tmp_path: Path
+) -> None:
+    second = _model(tmp_path / "second.onnx", 2)
+    await control.deploy(MODEL, second)
+    await control.canary(MODEL, 2, 0.5)
+    async with load_on(launcher.ready["address"]) as load:
+        await load.until_answers(0, 2)
+        await load.until_answers(0, 1)
+        await load.until_answers(1, 1)
+        assert load.answered[1, 2] == 0
+        await control.canary(MODEL, 2, 0)
+        assert (await control.client.contract(MODEL, timeout_s=10)).parameters["canary_version"] == "0"
+    assert load.problems == []
+    with pytest.raises(RepositoryError, match="must be deployed and not promoted"):
+        await control.canary(MODEL, 1, 0.1)
+    await control.canary(MODEL, 2, 0.1)
+    contract = await control.promote(MODEL, 2)
+    assert (contract.version, contract.parameters["canary_version"]) == (2, "0")
+
+
 async def test_a_retired_version_is_gone_for_good_and_the_watchdog_does_not_miss_it(
     launcher: Any, control: ModelControl, tmp_path: Path
 ) -> None:
