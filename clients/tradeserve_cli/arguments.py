@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from tradeserve_cli.servers import SERVERS, variable
 
 MAX_TIMEOUT_MS = 600_000.0
+MAX_CON_ID = 2**63 - 1
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -118,6 +120,17 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def instant(text: str) -> int:
+    """Parse ISO-8601 with a zone into nanoseconds UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no ISO-8601 time") from error
+    if moment.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} has no zone: add Z or an offset such as -04:00")
+    return round(moment.timestamp() * 1e6) * 1000
 
 
 def _indented(text: str) -> str:

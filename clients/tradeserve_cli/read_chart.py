@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tradeserve_cli import output
-from tradeserve_cli.arguments import Subparsers, UsageError, add_command, whole
+from tradeserve_cli.arguments import MAX_CON_ID, Subparsers, UsageError, add_command, instant, whole
 from tradeserve_cli.connections import all_places, clients, timeout_s
 from tradeserve_cli.servers import how_to_name
 from tradeserve_client.answers import Answer, NoAnswer, Reason
@@ -18,7 +17,6 @@ from tradeserve_client.chart_reading import MAX_PNG_BYTES, ChartQuery, ChartRead
 from tradeserve_client.errors import WrongRequestError
 
 _SERVICE = "vision"
-_MAX_CON_ID = 2**63 - 1
 
 
 def register(commands: Subparsers) -> None:
@@ -37,14 +35,14 @@ def register(commands: Subparsers) -> None:
     parser.add_argument("--symbol", required=True, metavar="NAME", help="what it shows")
     parser.add_argument(
         "--con-id",
-        type=whole(0, _MAX_CON_ID),
+        type=whole(0, MAX_CON_ID),
         default=0,
         metavar="N",
         help="contract id at Interactive Brokers (default: 0, unknown)",
     )
     parser.add_argument(
         "--as-of",
-        type=_instant,
+        type=instant,
         default=None,
         metavar="TIME",
         help="latest event drawn, ISO-8601 (default: now)",
@@ -82,16 +80,6 @@ async def _run(arguments: argparse.Namespace) -> int:
     else:
         _print(outcome)
     return 0
-
-
-def _instant(text: str) -> int:
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no ISO-8601 time") from error
-    if instant.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text!r} has no zone: add Z or an offset such as -04:00")
-    return round(instant.timestamp() * 1e6) * 1000
 
 
 def _png(path: Path) -> bytes:

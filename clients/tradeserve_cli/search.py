@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tradeserve_cli import output
-from tradeserve_cli.arguments import Parser, Subparsers, UsageError, add_command, whole
+from tradeserve_cli.arguments import MAX_CON_ID, Parser, Subparsers, UsageError, add_command, instant, whole
 from tradeserve_cli.connections import clients, timeout_s
 from tradeserve_cli.infer import contract_of
 from tradeserve_cli.inputs import fitted, made_up, read_array
 from tradeserve_client.answers import Answer, NoAnswer
 from tradeserve_client.contract import digest_differences
 from tradeserve_client.errors import CallError, ContractError
-from tradeserve_client.similarity import IndexInfo, Match, Matches, SearchQuery
+from tradeserve_client.similarity import IndexInfo, Match, Matches, Outcomes, SearchQuery
 from tradeserve_client.triton import TritonClient
 
 DEFAULT_INDEX = "market_states"
@@ -35,7 +35,8 @@ def register(commands: Subparsers) -> None:
         "tradeserve search --window window.csv --json\n"
         "tradeserve search --random",
         servers=("similarity", "triton"),
-        json_fields="index {name, version, artifact_sha256}, request_id, round_trip_ms, compute_ms, neighbors "
+        json_fields="index {name, version, artifact_sha256}, request_id, round_trip_ms, compute_ms, outcomes "
+        "(null, or {neighbor_count, mean_return_bps, hit_rate, dispersion_bps, effective_count}), neighbors "
         "[{state_id, con_id, symbol, event_time, bar_size_s, similarity, forward_return_bps}]; without an "
         "answer: answered false, service, reason, detail",
     )
@@ -62,6 +63,21 @@ def _add_options(parser: Parser) -> None:
     parser.add_argument(
         "--count", type=whole(1, 256), default=10, metavar="N", help="how many (default: %(default)s)"
     )
+    states = parser.add_argument_group("which states count")
+    states.add_argument(
+        "--before", type=instant, default=0, metavar="TIME", help="outcome known before this, ISO-8601"
+    )
+    states.add_argument(
+        "--con-id",
+        type=whole(1, MAX_CON_ID),
+        action="append",
+        default=[],
+        metavar="N",
+        help="of this instrument; repeatable",
+    )
+    states.add_argument(
+        "--bar-size-s", type=whole(1, 86_400), default=0, metavar="S", help="of bars of this length"
+    )
 
 
 async def _run(arguments: argparse.Namespace) -> int:
@@ -79,7 +95,14 @@ async def _run(arguments: argparse.Namespace) -> int:
                 f"{where}: has length {len(embedding)}; {arguments.index} holds embeddings of "
                 f"{info.embedding_model.name}, of length {info.dimension}"
             )
-        query = SearchQuery(arguments.index, embedding, arguments.count)
+        query = SearchQuery(
+            arguments.index,
+            embedding,
+            arguments.count,
+            before_ns=arguments.before,
+            con_ids=tuple(arguments.con_id),
+            bar_size_s=arguments.bar_size_s,
+        )
         outcome = await connected.similarity.search(query, budget=timeout_s(arguments))
     if isinstance(outcome, NoAnswer):
         return output.no_answer("similarity", outcome.reason, outcome.detail, as_json=arguments.json)
@@ -145,7 +168,20 @@ def as_json(answer: Answer[Matches]) -> Mapping[str, Any]:
         "request_id": call.request_id,
         "round_trip_ms": output.milliseconds(call.round_trip_ns),
         "compute_ms": output.milliseconds(call.compute_ns),
+        "outcomes": _outcomes(answer.value.outcomes),
         "neighbors": [_match(match) for match in answer.value.matches],
+    }
+
+
+def _outcomes(outcomes: Outcomes | None) -> Mapping[str, Any] | None:
+    if outcomes is None:
+        return None
+    return {
+        "neighbor_count": outcomes.neighbor_count,
+        "mean_return_bps": outcomes.mean_return_bps,
+        "hit_rate": outcomes.hit_rate,
+        "dispersion_bps": outcomes.dispersion_bps,
+        "effective_count": outcomes.effective_count,
     }
 
 
@@ -172,6 +208,11 @@ def _print(answer: Answer[Matches], info: IndexInfo) -> None:
         output.line(
             f"{match.similarity:10.4f}  {match.symbol:8} {output.moment(match.event_ns):20} "
             f"{match.bar_size_s:5d} s  {match.forward_return_bps:+9.1f} bps"
+        )
+    if (outcomes := answer.value.outcomes) is not None:
+        output.line(
+            f"together: {outcomes.mean_return_bps:+.1f} bps on average, {outcomes.hit_rate:.0%} rose, "
+            f"dispersion {outcomes.dispersion_bps:.1f} bps, {outcomes.effective_count:.1f} effective neighbours"
         )
     if info.statement:
         output.line(info.statement)
