@@ -11,7 +11,7 @@ import concurrent.futures
 import contextlib
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -216,7 +216,7 @@ class BlockingStrategy:
 
     def follow(
         self, recent_count: int = 0, *, reconnect: bool = False, wait_s: float = 3600.0
-    ) -> Iterator[StrategyDecision]:
+    ) -> Generator[StrategyDecision, None, None]:
         """Yield decisions as they are made; see StrategyClient.follow.
 
         Raises:
@@ -228,15 +228,29 @@ class BlockingStrategy:
 
         decisions = self._thread.call(begin, TIMEOUT_S)
 
+        taking: set[asyncio.Task[Any]] = set()
+
         async def take() -> StrategyDecision | None:
-            return await anext(decisions, None)
+            taking.update(filter(None, [asyncio.current_task()]))
+            try:
+                async with asyncio.timeout(wait_s):
+                    return await anext(decisions, None)
+            except TimeoutError as error:
+                raise TooLateError("strategy", f"no decision within {wait_s:g} s") from error
+            finally:
+                taking.clear()
+
+        async def end() -> None:
+            if taking:  # an interrupt from the keyboard is still on its way in
+                await asyncio.wait(taking, timeout=TIMEOUT_S)
+            await decisions.aclose()
 
         try:
-            while (decision := self._thread.call(take, wait_s)) is not None:
+            while (decision := self._thread.call(take, wait_s + _GRACE_S)) is not None:
                 yield decision
         finally:
             with contextlib.suppress(TradeserveError):  # closed already: it ended with the loop
-                self._thread.call(decisions.aclose, TIMEOUT_S)
+                self._thread.call(end, TIMEOUT_S + _GRACE_S)
 
     def pause(self, reason: str, *, timeout_s: float = TIMEOUT_S) -> TradingState:
         """Stop new entries."""
