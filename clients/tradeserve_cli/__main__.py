@@ -35,7 +35,7 @@ def parser() -> Parser:
     return made
 
 
-def _completed(arguments: Sequence[str]) -> Sequence[str]:
+def completed(arguments: Sequence[str]) -> Sequence[str]:
     """Return the command line with what may be left out: `models` alone lists."""
     match list(arguments):
         case ["models"]:
@@ -47,7 +47,7 @@ def _completed(arguments: Sequence[str]) -> Sequence[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    parsed = parser().parse_args(_completed(sys.argv[1:] if arguments is None else arguments))
+    parsed = parser().parse_args(completed(sys.argv[1:] if arguments is None else arguments))
     as_json = bool(getattr(parsed, "json", False))
     try:
         status = parsed.run(parsed)

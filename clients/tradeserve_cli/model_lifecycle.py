@@ -16,11 +16,12 @@ from journal.errors import JournalError
 from journal.queries import JournalReader
 from tradeserve_cli import output
 from tradeserve_cli.arguments import Parser, Subparsers, UsageError, add_command, number, whole
-from tradeserve_cli.connections import place, timeout_s, tls
+from tradeserve_cli.connections import clients, timeout_s
 from tradeserve_cli.inputs import fitted, made_up, read_arrays
 from tradeserve_client.contract import ModelContract
 from tradeserve_client.model_control import ModelControl
 from tradeserve_client.model_shadow import Comparison, Question, ShadowAnswers, compare
+from tradeserve_client.triton import TritonClient
 
 _MAX_VERSION = 2**31 - 1
 _MAX_QUESTIONS = 100_000
@@ -155,17 +156,13 @@ def _add_version(parser: Parser, *, required: bool = True, text: str = "its numb
     )
 
 
-def _control(arguments: argparse.Namespace) -> ModelControl:
-    return ModelControl(
-        place(arguments, "triton").target,
-        arguments.model_repository,
-        tls=tls(arguments),
-        load_timeout_s=timeout_s(arguments),
-    )
+def _control(arguments: argparse.Namespace, client: TritonClient) -> ModelControl:
+    return ModelControl(client, arguments.model_repository, load_timeout_s=timeout_s(arguments))
 
 
 async def _deploy(arguments: argparse.Namespace) -> int:
-    async with _control(arguments) as control:
+    async with clients(arguments, "triton") as connected:
+        control = _control(arguments, connected.triton)
         deployed = await control.deploy(
             arguments.model, arguments.file, version=arguments.version, card=arguments.card
         )
@@ -173,26 +170,30 @@ async def _deploy(arguments: argparse.Namespace) -> int:
 
 
 async def _promote(arguments: argparse.Namespace) -> int:
-    async with _control(arguments) as control:
+    async with clients(arguments, "triton") as connected:
+        control = _control(arguments, connected.triton)
         contract = await control.promote(arguments.model, arguments.version)
     return _say(arguments, contract, "promoted")
 
 
 async def _rollback(arguments: argparse.Namespace) -> int:
-    async with _control(arguments) as control:
+    async with clients(arguments, "triton") as connected:
+        control = _control(arguments, connected.triton)
         contract = await control.rollback(arguments.model)
     return _say(arguments, contract, "promoted again")
 
 
 async def _canary(arguments: argparse.Namespace) -> int:
-    async with _control(arguments) as control:
+    async with clients(arguments, "triton") as connected:
+        control = _control(arguments, connected.triton)
         contract = await control.canary(arguments.model, arguments.version, arguments.share)
     share = f"{100 * arguments.share:g}% of unpinned calls go to version {arguments.version}"
     return _say(arguments, contract, f"promoted; {share}" if arguments.share else "promoted; no canary")
 
 
 async def _retire(arguments: argparse.Namespace) -> int:
-    async with _control(arguments) as control:
+    async with clients(arguments, "triton") as connected:
+        control = _control(arguments, connected.triton)
         await control.retire(arguments.model, arguments.version)
         contract = await control.client.contract(arguments.model, timeout_s=timeout_s(arguments))
     return _say(arguments, contract, f"promoted; version {arguments.version} retired")
@@ -218,7 +219,8 @@ def _say(arguments: argparse.Namespace, contract: ModelContract, state: str) -> 
 
 
 async def _shadow(arguments: argparse.Namespace) -> int:
-    async with _control(arguments) as control:
+    async with clients(arguments, "triton") as connected:
+        control = _control(arguments, connected.triton)
         client = control.client
         live = await client.contract(arguments.model, timeout_s=timeout_s(arguments))
         if arguments.version not in live.versions or arguments.version == live.version:

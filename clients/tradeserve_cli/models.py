@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tradeserve_cli import output
+from tradeserve_cli import model_lifecycle, output
 from tradeserve_cli.arguments import Parser, Subparsers, add_command
 from tradeserve_cli.connections import clients, timeout_s
 from tradeserve_client.answers import Reason
@@ -40,6 +40,7 @@ def register(commands: Subparsers) -> None:
         "export_commit, inputs [{name, dtype, shape}], outputs [{name, dtype, shape}], statement}]}]",
     )
     parser.set_defaults(run=_run)
+    model_lifecycle.register(below)
 
 
 async def _run(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ COMMANDS = (
     "local_stack",
     "load_test",
     "model_export",
+    "tradeserve_cli",
 )
 
 

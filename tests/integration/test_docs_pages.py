@@ -1,0 +1,83 @@
+"""What the pages of docs/ show is so: their Python and their commands run on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from doc_pages import blocks, commands_of, pages, python_of
+from fakes.engine_world import World
+from server_runtime.server import GrpcServer, ServerOptions
+from strategy.adapters.control import SERVICE, StrategyServicer, register
+
+pytestmark = pytest.mark.xdist_group("served models")
+RUNNABLE = [page for page in pages() if python_of(page) or commands_of(page)]
+
+
+@pytest.fixture
+async def strategy(tmp_path: Path) -> AsyncIterator[str]:
+    """A real engine that made a few decisions, behind its real control service."""
+    world = World(tmp_path)
+    await world.start()
+    for _ in range(3):
+        await world.bar()
+    server = GrpcServer(ServerOptions())
+    server.add_service(SERVICE, register(StrategyServicer(world.engine)))
+    yield await server.start()
+    await server.stop()
+    await world.stop()
+
+
+async def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(90):
+        out, err = await process.communicate()
+    assert process.returncode == 0, f"{shlex.join(command)}\n{out.decode()}\n{err.decode()}"
+    return out.decode()
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+async def test_the_code_and_the_commands_of_a_page_run(
+    page: Path, tmp_path: Path, real_triton: str, real_similarity: str, strategy: str
+) -> None:
+    folder = tmp_path / "page"
+    folder.mkdir()
+    addresses = {
+        "localhost:8001": real_triton,
+        "localhost:8101": real_similarity,
+        "localhost:8301": strategy,
+    }
+
+    def at_the_real_servers(text: str) -> str:
+        for shown, real in addresses.items():
+            text = text.replace(shown, real)
+        return text
+
+    for block in blocks(page):
+        if block.file:
+            (folder / block.file).write_text(at_the_real_servers(block.text))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TRADESERVE_")}
+    if program := python_of(page):
+        (folder / page.with_suffix(".py").name).write_text(at_the_real_servers(program))
+        assert await run([sys.executable, "-W", "error", page.with_suffix(".py").name], folder, clean)
+    servers = {
+        "TRADESERVE_CLIENT__TRITON__TARGET": real_triton,
+        "TRADESERVE_CLIENT__SIMILARITY__TARGET": real_similarity,
+        "TRADESERVE_CLIENT__STRATEGY__TARGET": strategy,
+    }
+    for line in commands_of(page):
+        arguments = [*shlex.split(line)[1:], *([] if "descriptors" in line else ["--timeout-ms", "20000"])]
+        command = [sys.executable, "-W", "error", "-m", "tradeserve_cli", *arguments]
+        assert await run(command, folder, {**clean, **servers})
