@@ -21,6 +21,7 @@ UTILISATION = 0.7
 """Share of its capacity that a replica is planned for: bursts and noisy neighbours take the rest."""
 
 MAX_RATE = 50_000
+_CHANCES = 2
 _QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
@@ -101,6 +102,8 @@ class Capacity:
 async def highest(passes: Callable[[int], Awaitable[bool]], first: int, resolution: float) -> int:
     """Search the highest rate that passes, as if every lower one did.
 
+    A machine has bad seconds; so the lowest rate that failed gets another chance before it counts.
+
     Args:
         passes: Tries a rate.
         first: The first rate to try; doubled while it passes, halved while it does not.
@@ -109,26 +112,31 @@ async def highest(passes: Callable[[int], Awaitable[bool]], first: int, resoluti
     Returns:
         0 when not even one call per second passes; MAX_RATE when everything does.
     """
-    low, high = 0, 0
-    rate = first
-    while not (low and high):
-        if await passes(rate):
-            low = rate
-            if rate >= MAX_RATE:
-                return MAX_RATE
-            rate = high or min(2 * rate, MAX_RATE)
-        else:
-            high = rate
-            if rate == 1:
-                return 0
-            rate = low or max(rate // 2, 1)
-    while high > low * (1 + resolution) and high - low > 1:
-        middle = min(max(round(math.sqrt(low * high)), low + 1), high - 1)
-        if await passes(middle):
-            low = middle
-        else:
-            high = middle
+    low, high = await _bracket(passes, 0, first)
+    for chances_left in reversed(range(_CHANCES + 1)):
+        while low and high > low * (1 + resolution) and high - low > 1:
+            middle = min(max(round(math.sqrt(low * high)), low + 1), high - 1)
+            if await passes(middle):
+                low = middle
+            else:
+                high = middle
+        if not low or not high or not chances_left or not await passes(high):
+            break
+        low, high = await _bracket(passes, high, min(2 * high, MAX_RATE))
     return low
+
+
+async def _bracket(passes: Callable[[int], Awaitable[bool]], low: int, rate: int) -> tuple[int, int]:
+    """Return the highest rate that passed and the lowest that failed, one doubling apart; 0 for none."""
+    high = 0
+    while low < MAX_RATE and not (low and high):
+        if await passes(rate):
+            low, rate = rate, min(2 * rate, MAX_RATE)
+        else:
+            high, rate = rate, rate // 2
+        if not rate:
+            break
+    return low, high
 
 
 def replicas(need: float, rate: int) -> int | None:
