@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tradeserve_client.answers import NoAnswer
-from tradeserve_client.channel import TlsFiles, open_channel
 from tradeserve_client.contract import ExpectedModel, ModelContract, differences
 from tradeserve_client.errors import CallError, ContractError, error_of
 from tradeserve_client.model_repository import (
@@ -56,42 +55,27 @@ class Deployed:
 
 
 class ModelControl:
-    """Changes the models of one Triton that runs with explicit model control.
+    """Changes the models of Triton servers that run with explicit model control on one repository.
 
     Attributes:
-        client: To the same server.
+        client: To these servers; the caller closes it.
     """
 
-    def __init__(
-        self, target: str, repository: Path, *, tls: TlsFiles | None = None, load_timeout_s: float = 120.0
-    ) -> None:
-        """Make one; close it, or use it as a context.
+    def __init__(self, client: TritonClient, repository: Path, *, load_timeout_s: float = 120.0) -> None:
+        """Make one.
 
         Args:
-            target: host:port of Triton.
-            repository: The model repository that it serves, writable here.
-            tls: Files for an encrypted connection; None for plain text.
+            client: To every replica that serves the repository: all of them load each change.
+            repository: The model repository, writable here.
             load_timeout_s: What loading a model may take; TensorRT engines take minutes.
-
-        Raises:
-            TradeserveError: The target or a TLS file is unusable.
         """
-        self.client = TritonClient(target, tls=tls)
-        self._channel = open_channel(target, tls=tls)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.client = client
+        self._stubs = {
+            replica.target: service_pb2_grpc.GRPCInferenceServiceStub(replica.channel)
+            for replica in client.replicas.replicas
+        }
         self._repository = repository
         self._load_timeout_s = load_timeout_s
-
-    async def __aenter__(self) -> ModelControl:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the channels."""
-        await self.client.close()
-        await self._channel.close()
 
     def folder(self, model: str) -> ModelFolder:
         """Return the folder of a model.
@@ -223,26 +207,31 @@ class ModelControl:
             if is_new:
                 folder.remove(version)
             # Also when the caller is cancelled: what is on disk and what is served must not differ.
-            await asyncio.shield(self._load_again(folder.name))
+            await asyncio.shield(self._load_everywhere(folder.name))
             raise
 
     async def _load(self, model: str, version: int) -> None:
-        """Load what the folder says now, and wait until a version is ready."""
-        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        try:
-            await self._stub.RepositoryModelLoad(request, timeout=self._load_timeout_s, wait_for_ready=True)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(model, error) from error
-        # Triton answers once it has swapped; a version that is missing now was left out on purpose.
-        if not await self.client.is_model_ready(model, version, timeout_s=_CALL_TIMEOUT_S):
-            raise CallError(model, f"version {version} is not ready: does Triton serve {self._repository}?")
+        """Have every replica load what the folder says now, and check that a version is ready there."""
+        await self._load_everywhere(model)
+        ready = service_pb2.ModelReadyRequest(name=model, version=str(version))
+        for target, stub in self._stubs.items():
+            try:
+                answer = await stub.ModelReady(ready, timeout=_CALL_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                raise error_of(model, error) from error
+            # Triton answers once it has swapped: a version that is missing now is not in what it serves.
+            if not answer.ready:
+                raise CallError(
+                    model, f"version {version} is not ready: does {target} serve {self._repository}?"
+                )
 
-    async def _load_again(self, model: str) -> None:
+    async def _load_everywhere(self, model: str) -> None:
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        try:
-            await self._stub.RepositoryModelLoad(request, timeout=self._load_timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(model, error) from error
+        for stub in self._stubs.values():
+            try:
+                await stub.RepositoryModelLoad(request, timeout=self._load_timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise error_of(model, error) from error
 
     async def _checked(self, promoted: ModelContract, version: int) -> ModelContract:
         served = await self.client.contract(promoted.name, version, timeout_s=_CALL_TIMEOUT_S)

@@ -1,5 +1,6 @@
 """A real tritonserver behind our launcher, on two small ONNX models."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -54,6 +55,18 @@ output [
 ]
 dynamic_batching { preferred_batch_size: [ 16 ] max_queue_delay_microseconds: 100000 }
 instance_group [ { kind: KIND_CPU count: 1 } ]
+"""
+
+TIMES_CONFIG = """
+platform: "onnxruntime_onnx"
+max_batch_size: 16
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]
+dynamic_batching { }
+instance_group [ { kind: KIND_CPU count: 1 } ]
+version_policy { latest { num_versions: 2 } }
+parameters { key: "promoted_version" value { string_value: "1" } }
+parameters { key: "artifact_sha256" value { string_value: "SHA256" } }
 """
 
 Array = npt.NDArray[Any]
@@ -242,3 +255,42 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ru
 @pytest.fixture(scope="session")
 def triton_configs() -> dict[str, str]:
     return {"affine": AFFINE_CONFIG, "lookup": LOOKUP_CONFIG}
+
+
+@pytest.fixture
+def times_model() -> Callable[..., Path]:
+    """Write a graph that multiplies with the number of its version, which tells who answered."""
+    onnx = pytest.importorskip("onnx", reason="graphs are built with onnx: make setup EXTRAS=cpu,dev,export")
+
+    def write(path: Path, factor: int, columns: int = 2) -> Path:
+        info, floats = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Mul", ["x", "factor"], ["y"])],
+            "times",
+            [info("x", floats, ("n", columns))],
+            [info("y", floats, ("n", columns))],
+            [onnx.numpy_helper.from_array(np.float32(factor), "factor")],
+        )
+        operators = [onnx.helper.make_opsetid("", 18)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(onnx.helper.make_model(graph, opset_imports=operators, ir_version=10), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def times_repository(tmp_path: Path, times_model: Callable[..., Path]) -> Path:
+    folder = tmp_path / "models" / "times"
+    first = times_model(folder / "1" / "model.onnx", 1)
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
+    (folder / "config.pbtxt").write_text(TIMES_CONFIG.replace("SHA256", digest))
+    return folder.parent
+
+
+@pytest.fixture
+def times_triton(serve: Callable[..., RunningLauncher], times_repository: Path) -> Iterator[RunningLauncher]:
+    running = serve(times_repository)
+    running.wait_ready()
+    yield running
+    running.stop()

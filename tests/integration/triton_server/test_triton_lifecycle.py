@@ -24,40 +24,11 @@ from tradeserve_client.model_control import ModelControl
 from tradeserve_client.model_repository import RepositoryError
 from tradeserve_client.triton import TritonClient
 
-onnx = pytest.importorskip("onnx", reason="graphs are built with onnx: make setup EXTRAS=cpu,dev,export")
-
 pytestmark = pytest.mark.xdist_group("triton")
 
 MODEL = "times"
-CONFIG = """
-platform: "onnxruntime_onnx"
-max_batch_size: 16
-input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
-output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]
-dynamic_batching { }
-instance_group [ { kind: KIND_CPU count: 1 } ]
-version_policy { latest { num_versions: 2 } }
-parameters { key: "promoted_version" value { string_value: "1" } }
-parameters { key: "artifact_sha256" value { string_value: "SHA" } }
-"""
 
-
-def _model(path: Path, factor: int, columns: int = 2) -> Path:
-    """Write a graph that multiplies with the number of its version, which tells who answered."""
-    info, make = onnx.helper.make_tensor_value_info, onnx.helper.make_node
-    shape = ("n", columns)
-    graph = onnx.helper.make_graph(
-        [make("Mul", ["x", "factor"], ["y"])],
-        MODEL,
-        [info("x", onnx.TensorProto.FLOAT, shape)],
-        [info("y", onnx.TensorProto.FLOAT, shape)],
-        [onnx.numpy_helper.from_array(np.float32(factor), "factor")],
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(
-        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path
-    )
-    return path
+WriteModel = Callable[..., Path]
 
 
 def _sha256(path: Path) -> str:
@@ -65,25 +36,20 @@ def _sha256(path: Path) -> str:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "models"
-    first = _model(folder / MODEL / "1" / "model.onnx", 1)
-    (folder / MODEL / "config.pbtxt").write_text(CONFIG.replace("SHA", _sha256(first)))
-    return folder
+def repository(times_repository: Path) -> Path:
+    return times_repository
 
 
 @pytest.fixture
-def launcher(serve: Callable[..., Any], repository: Path) -> Any:
-    running = serve(repository)
-    running.wait_ready()
-    yield running
-    running.stop()
+def launcher(times_triton: Any) -> Any:
+    return times_triton
 
 
 @pytest.fixture
 async def control(launcher: Any, repository: Path) -> AsyncIterator[ModelControl]:
-    async with ModelControl(launcher.ready["address"], repository) as control:
-        yield control
+    client = TritonClient(launcher.ready["address"])
+    yield ModelControl(client, repository)
+    await client.close()
 
 
 @dataclass
@@ -140,9 +106,9 @@ async def load_on(address: str) -> AsyncIterator[Load]:
 
 
 async def test_no_request_is_lost_or_wrong_while_versions_change_under_load(
-    launcher: Any, control: ModelControl, tmp_path: Path
+    launcher: Any, control: ModelControl, tmp_path: Path, times_model: WriteModel
 ) -> None:
-    second = _model(tmp_path / "second.onnx", 2)
+    second = times_model(tmp_path / "second.onnx", 2)
     async with load_on(launcher.ready["address"]) as load:
         await load.until_answers(0, 1)
         deployed = await control.deploy(MODEL, second)
@@ -165,9 +131,9 @@ async def test_no_request_is_lost_or_wrong_while_versions_change_under_load(
 
 
 async def test_a_canary_answers_its_share_of_those_who_pin_nothing_until_it_is_promoted(
-    launcher: Any, control: ModelControl, tmp_path: Path
+    launcher: Any, control: ModelControl, tmp_path: Path, times_model: WriteModel
 ) -> None:
-    second = _model(tmp_path / "second.onnx", 2)
+    second = times_model(tmp_path / "second.onnx", 2)
     await control.deploy(MODEL, second)
     await control.canary(MODEL, 2, 0.5)
     async with load_on(launcher.ready["address"]) as load:
@@ -186,9 +152,9 @@ async def test_a_canary_answers_its_share_of_those_who_pin_nothing_until_it_is_p
 
 
 async def test_a_retired_version_is_gone_for_good_and_the_watchdog_does_not_miss_it(
-    launcher: Any, control: ModelControl, tmp_path: Path
+    launcher: Any, control: ModelControl, tmp_path: Path, times_model: WriteModel
 ) -> None:
-    await control.deploy(MODEL, _model(tmp_path / "second.onnx", 2))
+    await control.deploy(MODEL, times_model(tmp_path / "second.onnx", 2))
     await control.promote(MODEL, 2)
     await control.retire(MODEL, 1)
     contract = await control.client.contract(MODEL, timeout_s=10)
@@ -212,9 +178,9 @@ async def test_a_retired_version_is_gone_for_good_and_the_watchdog_does_not_miss
 
 
 async def test_a_killed_server_comes_back_with_what_was_promoted(
-    launcher: Any, control: ModelControl, tmp_path: Path
+    launcher: Any, control: ModelControl, tmp_path: Path, times_model: WriteModel
 ) -> None:
-    second = _model(tmp_path / "second.onnx", 2)
+    second = times_model(tmp_path / "second.onnx", 2)
     await control.deploy(MODEL, second)
     await control.promote(MODEL, 2)
     pid = launcher.ready["server_pid"]
@@ -229,11 +195,11 @@ async def test_a_killed_server_comes_back_with_what_was_promoted(
 
 
 async def test_a_model_that_does_not_fit_leaves_everything_as_it_was(
-    launcher: Any, control: ModelControl, repository: Path, tmp_path: Path
+    launcher: Any, control: ModelControl, repository: Path, tmp_path: Path, times_model: WriteModel
 ) -> None:
     config = repository / MODEL / "config.pbtxt"
     before = config.read_text()
-    other = _model(tmp_path / "other.onnx", 2, columns=3)
+    other = times_model(tmp_path / "other.onnx", 2, columns=3)
     async with load_on(launcher.ready["address"]) as load:
         await load.until_answers(0, 1)
         with pytest.raises(CallError, match=r"dims \[-1, 2\]"):
@@ -246,9 +212,9 @@ async def test_a_model_that_does_not_fit_leaves_everything_as_it_was(
 
 
 async def test_each_version_says_what_it_was_made_of(
-    launcher: Any, control: ModelControl, repository: Path, tmp_path: Path
+    launcher: Any, control: ModelControl, repository: Path, tmp_path: Path, times_model: WriteModel
 ) -> None:
-    second = _model(tmp_path / "second.onnx", 2)
+    second = times_model(tmp_path / "second.onnx", 2)
     card = tmp_path / "card.json"
     card.write_text(
         json.dumps(
@@ -265,9 +231,9 @@ async def test_each_version_says_what_it_was_made_of(
 
 
 async def test_what_can_not_be_done_is_refused_with_the_reason(
-    control: ModelControl, repository: Path, tmp_path: Path
+    control: ModelControl, repository: Path, tmp_path: Path, times_model: WriteModel
 ) -> None:
-    second = _model(tmp_path / "second.onnx", 2)
+    second = times_model(tmp_path / "second.onnx", 2)
     with pytest.raises(RepositoryError, match="version 2 is not deployed; deployed: 1"):
         await control.promote(MODEL, 2)
     with pytest.raises(RepositoryError, match="is promoted; promote another first"):
