@@ -25,6 +25,8 @@ class Size:
         passes: Times that the comparisons in process go over them.
         paced_windows: Windows that are gone over once more with pauses.
         forecasts: Decisions' worth of calls through the forecaster.
+        fan_outs: Times that three models are asked at once, in each of several ways.
+        late_calls: Calls timed around their deadline.
         calls: Calls per model of the comparison call by call.
         rounds: Parts that measurements are cut into, to show the noise.
         settings: More settings of the strategy, SECTION.KEY=VALUE.
@@ -38,6 +40,8 @@ class Size:
     passes: int = 5
     paced_windows: int = 100
     forecasts: int = 1000
+    fan_outs: int = 500
+    late_calls: int = 12_000
     calls: int = 2000
     rounds: int = 10
     settings: tuple[str, ...] = ()
@@ -46,7 +50,19 @@ class Size:
 # With time enough for every answer, so that it works on a busy machine too.
 _PATIENT = ("budget.total_ms=3000", "budget.forecast_ms=1000", "budget.search_ms=1000")
 SMOKE = Size(
-    6, 0.3, 6, 0.3, windows=8, passes=2, paced_windows=4, forecasts=20, calls=20, rounds=2, settings=_PATIENT
+    6,
+    0.3,
+    6,
+    0.3,
+    windows=8,
+    passes=2,
+    paced_windows=4,
+    forecasts=20,
+    fan_outs=10,
+    late_calls=80,
+    calls=20,
+    rounds=2,
+    settings=_PATIENT,
 )
 
 

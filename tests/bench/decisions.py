@@ -57,7 +57,22 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
         *_decision(bench, together, alone),
         *_stages(together.entries),
         _ratio(bench, together, alone, work),
+        _garbage(together, alone),
     ]
+
+
+def _garbage(*sessions: Traded) -> Figure:
+    longest_ms = max(traded.garbage.on_path_ms for traded in sessions)
+    detail = {
+        "definition": "longest collection of Python's garbage collector that ran during a decision, or that ended "
+        "in the 10 ms before its bar was read; as the strategies of both sessions reported, to 0.01 ms",
+        "collections": sum(traded.garbage.collections for traded in sessions),
+        "longest_between_decisions_ms": max(traded.garbage.longest_ms for traded in sessions),
+        "decisions": sum(len(traded.decisions) for traded in sessions),
+    }
+    between_ms = detail["longest_between_decisions_ms"]
+    says = f"longest collection on the path of a decision; between decisions {between_ms:.2f} ms"
+    return Figure("gc_longest_pause_ms", longest_ms, "ms", says, detail)
 
 
 def _need_entries(traded: Traded) -> None:

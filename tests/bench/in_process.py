@@ -39,16 +39,7 @@ class InProcess:
     """onnxruntime with one thread, as in the servers, and exact search with FAISS."""
 
     def __init__(self, root: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.sessions = {
-            name: onnxruntime.InferenceSession(
-                root / "model_repository" / name / "1" / "model.onnx",
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-            for name in MODELS
-        }
+        self.sessions = {name: open_session(root / "model_repository" / name) for name in MODELS}
         _, states = read_index(root / "servers" / "similarity_server" / "indexes", _INDEX)
         faiss.omp_set_num_threads(1)
         self._index = faiss.IndexFlatIP(states.embedding.shape[1])
@@ -92,6 +83,15 @@ class InProcess:
                     times.calls.append((between - began) / 1e6)
                     times.search.append((ended - between) / 1e6)
         return times
+
+
+def open_session(model: Path) -> onnxruntime.InferenceSession:
+    """Return a model of a repository's folder, with one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        model / "1" / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
 
 
 def window_of(raw: bytes) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ SYMBOLS = ("ALFA", "BRVO", "CHRL")
 _BAR_SIZE_S = 60
 _SEED = 7
 _START_S = 60.0
+_GARBAGE = re.compile(
+    r"Garbage +(\d+) collections, the longest ([\d.]+) ms; on the path .* ([\d.]+) ms at most"
+)
 _CONFIG = Path(__file__).with_name("strategy.toml")
 
 
@@ -48,10 +52,26 @@ class Trade:
 
 
 @dataclass(frozen=True, slots=True)
+class Garbage:
+    """What the strategy's report says of Python's garbage collector.
+
+    Attributes:
+        collections: In the session.
+        longest_ms: The longest of them.
+        on_path_ms: The longest that a decision, or its bar on the socket, had to wait for.
+    """
+
+    collections: int
+    longest_ms: float
+    on_path_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Traded:
     """What a session left behind."""
 
     trades: Sequence[Trade]
+    garbage: Garbage
     decisions: Sequence[DecisionRow]
     calls: Sequence[ModelCallRow]
 
@@ -87,7 +107,7 @@ async def trade(bench: Bench, name: str, symbols: Sequence[str], bars: int, bar_
         calls = await reader.rows_of(ModelCallRow, run_id)
     if not decisions:
         raise UnavailableError(f"the session's decisions did not get into Postgres in time; see {screen}")
-    return Traded(_joined(wire_log, decisions, intents), decisions, calls)
+    return Traded(_joined(wire_log, decisions, intents), _garbage(screen), decisions, calls)
 
 
 def _gateway(folder: Path, symbols: Sequence[str], bar_s: float, wire_log: Path) -> Service:
@@ -149,6 +169,13 @@ async def _run(command: Sequence[str], screen: Path, database_url: str, timeout_
             await process.wait()
     if status:
         raise UnavailableError(f"the session ended with status {status}: {_last_line(screen)}; see {screen}")
+
+
+def _garbage(screen: Path) -> Garbage:
+    found = _GARBAGE.search(screen.read_text(errors="replace"))
+    if found is None:
+        raise UnavailableError(f"the report says nothing of the garbage collector; see {screen}")
+    return Garbage(int(found[1]), float(found[2]), float(found[3]))
 
 
 def _last_line(screen: Path) -> str:
