@@ -69,6 +69,10 @@ class Check:
         """Ask the server what it serves; return how it differs from what is expected."""
         raise NotImplementedError
 
+    async def look_again(self) -> None:
+        """See whether the server still serves what was checked; a model can be replaced in place."""
+        raise NotImplementedError
+
     def doubt(self) -> None:
         """Have it checked again before the next call."""
         self._epoch = -1
@@ -163,6 +167,17 @@ class VoterCheck(Check):
         self.passed(epoch)
         return []
 
+    async def look_again(self) -> None:
+        """Read the contract; when it is another one than before, check it as at the start."""
+        try:
+            contract = await self._client.contract(
+                self.spec.name, self.spec.version, timeout_s=self._plan.check_timeout_s
+            )
+        except CallError:
+            return  # calls find out by themselves that a server is away or slow
+        if contract != self.contract:
+            await self.check()
+
 
 class IndexCheck(Check):
     """Where the index of past states stands.
@@ -230,16 +245,31 @@ class IndexCheck(Check):
             self.passed(epoch)
         return found
 
+    async def look_again(self) -> None:
+        """Read what is loaded; when it is another index than before, check it as at the start."""
+        try:
+            info = await self._client.get_index(self.spec.name, timeout_s=self._timeout_s)
+        except CallError:
+            return  # searches find out by themselves that a server is away or slow
+        known = self.info
+        if known is None or (info.index, info.embedding_model, info.dimension) != (
+            known.index,
+            known.embedding_model,
+            known.dimension,
+        ):
+            await self.check()
+
 
 class Keeper:
     """Keeps the checks of one server up to date in the background: at once after every change of the
-    connection, and every `pause_s` while anything is amiss.
+    connection, every `pause_s` while anything is amiss, and every `look_again_s` while nothing is.
     """
 
-    def __init__(self, link: Link, checks: Sequence[Check], pause_s: float) -> None:
+    def __init__(self, link: Link, checks: Sequence[Check], pause_s: float, look_again_s: float) -> None:
         self._link = link
         self._checks = checks
         self._pause_s = pause_s
+        self._look_again_s = look_again_s
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         link.on_change(self._wake.set)
@@ -270,11 +300,18 @@ class Keeper:
                 if not check.holds and self._link.is_ready:
                     await check.check()
             all_hold = all(check.holds for check in self._checks)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if all_hold else self._pause_s):
+            try:
+                async with asyncio.timeout(self._look_again_s if all_hold else self._pause_s):
                     await self._wake.wait()
+            except TimeoutError:
+                await self._look_again(all_hold)
             if not all_hold:
                 await asyncio.sleep(0.05)  # a flapping connection must not make this a busy loop
+
+    async def _look_again(self, all_hold: bool) -> None:
+        if all_hold:
+            for check in self._checks:
+                await check.look_again()
 
 
 def _calm_window(window_bars: int) -> NDArray[np.float32]:

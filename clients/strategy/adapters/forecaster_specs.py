@@ -75,6 +75,8 @@ class ForecasterSpec:
         connect_timeout_s: How long start() waits for a server that is away.
         check_timeout_s: How long one contract check may take, with its trial inference.
         recheck_s: Pause between checks of a service that is away or differs.
+        look_again_s: Pause between looks at a service whose contract holds: what is replaced in place,
+            under the same version and without a lost connection, is noticed after that.
         transport: What carries the calls.
     """
 
@@ -91,6 +93,7 @@ class ForecasterSpec:
     connect_timeout_s: float = 2.0
     check_timeout_s: float = 5.0
     recheck_s: float = 1.0
+    look_again_s: float = 10.0
     transport: Transport = Transport.HTTP2
 
     def __post_init__(self) -> None:

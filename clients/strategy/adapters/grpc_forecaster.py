@@ -53,7 +53,7 @@ class GrpcForecaster:
         self._fan_out = FanOut(on_late=self._report_late, clock_ns=clock_ns)
         self._triton = TritonClient(spec.triton_target, tls=triton_tls, transport=spec.transport)
         self._voters = [VoterCheck(voter, self._triton, spec, clock_ns) for voter in spec.voters]
-        self._keepers = [Keeper(self._triton.link, self._voters, spec.recheck_s)]
+        self._keepers = [Keeper(self._triton.link, self._voters, spec.recheck_s, spec.look_again_s)]
         self._similarity: SimilarityClient | None = None
         self._stream: SearchStream | None = None
         self._index: IndexCheck | None = None
@@ -73,7 +73,9 @@ class GrpcForecaster:
                 breaker=CircuitBreaker(clock_ns, failure_count=spec.breaker_failure_count),
             )
             self._index = IndexCheck(spec.index, self._similarity, embedder, spec.check_timeout_s)
-            self._keepers.append(Keeper(self._similarity.link, [self._index], spec.recheck_s))
+            self._keepers.append(
+                Keeper(self._similarity.link, [self._index], spec.recheck_s, spec.look_again_s)
+            )
 
     @property
     def voters(self) -> Sequence[VoterInfo]:
