@@ -12,8 +12,6 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from journal.errors import JournalError
-from journal.queries import JournalReader
 from tradeserve_cli import output
 from tradeserve_cli.arguments import Parser, Subparsers, UsageError, add_command, number, whole
 from tradeserve_cli.connections import clients, timeout_s
@@ -276,6 +274,10 @@ async def _questions(arguments: argparse.Namespace, contract: ModelContract) -> 
 async def _decisions(database_url: str, count: int, contract: ModelContract) -> Sequence[Question]:
     if not database_url:
         raise UsageError("--decisions: where is the journal? give --database-url, or set DATABASE_URL")
+    # The only command that needs the database's driver.
+    from journal.errors import JournalError
+    from journal.queries import JournalReader
+
     try:
         async with JournalReader(database_url) as reader:
             runs = await reader.runs(1)
