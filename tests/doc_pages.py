@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 _BLOCK = re.compile(
-    r"^(?:<!-- file: (?P<file>[\w.-]+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    r"^(?:<!-- file: (?P<file>[\w.-]+) -->\n|(?P<another><!-- another program -->\n))?"
+    r"```(?P<language>\w+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -24,12 +25,14 @@ class Block:
         text: Its lines.
         line: Of the page, where its text begins.
         file: Name of the file that it is the content of; "" for none.
+        begins: Whether a program of its own begins here.
     """
 
     language: str
     text: str
     line: int
     file: str
+    begins: bool
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -37,7 +40,7 @@ def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text()
     for found in _BLOCK.finditer(text):
         line = text.count("\n", 0, found.start("text")) + 1
-        yield Block(found["language"], found["text"], line, found["file"] or "")
+        yield Block(found["language"], found["text"], line, found["file"] or "", bool(found["another"]))
 
 
 def pages() -> Sequence[Path]:
@@ -45,14 +48,16 @@ def pages() -> Sequence[Path]:
     return sorted(DOCS.glob("*.md"))
 
 
-def python_of(page: Path) -> str:
-    """Return the Python of a page as one program whose tracebacks show the page's line numbers."""
-    program: list[str] = []
+def programs_of(page: Path) -> Sequence[str]:
+    """Return the Python of a page as programs whose tracebacks show the page's line numbers."""
+    programs: list[list[str]] = []
     for block in blocks(page):
         if block.language == "python":
-            program += [""] * (block.line - 1 - len(program))
-            program += block.text.splitlines()
-    return "\n".join(program) + "\n" if program else ""
+            if block.begins or not programs:
+                programs.append([])
+            programs[-1] += [""] * (block.line - 1 - len(programs[-1]))
+            programs[-1] += block.text.splitlines()
+    return ["\n".join(program) + "\n" for program in programs]
 
 
 def commands_of(page: Path) -> Sequence[str]:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from doc_pages import blocks, commands_of, pages, python_of
+from doc_pages import blocks, commands_of, pages, programs_of
 from fakes.engine_world import World
 from server_runtime.server import GrpcServer, ServerOptions
 from strategy.adapters.control import SERVICE, StrategyServicer, register
 
 pytestmark = pytest.mark.xdist_group("served models")
-RUNNABLE = [page for page in pages() if python_of(page) or commands_of(page)]
+RUNNABLE = [page for page in pages() if programs_of(page) or commands_of(page)]
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ async def test_the_code_and_the_commands_of_a_page_run(
         if block.file:
             (folder / block.file).write_text(at_the_real_servers(block.text))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRADESERVE_")}
-    if program := python_of(page):
+    for program in programs_of(page):
         (folder / page.with_suffix(".py").name).write_text(at_the_real_servers(program))
         assert await run([sys.executable, "-W", "error", page.with_suffix(".py").name], folder, clean)
     servers = {
