@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
                        help="exact, scanned codes, or inverted lists of codes (default: chosen by size)")  # fmt: skip
     build.add_argument("--nprobe", type=cli.count, default=32, metavar="N",
                        help="inverted lists that a search looks into (default: %(default)s)")  # fmt: skip
-    build.add_argument("--k-factor", type=cli.count, default=8, metavar="N",
+    build.add_argument("--k-factor", type=cli.count, default=16, metavar="N",
                        help="candidates per neighbour that are compared exactly (default: %(default)s)")  # fmt: skip
     build.add_argument("--threads", type=cli.count, default=1, metavar="N",
                        help="threads for training (default: %(default)s)")  # fmt: skip

@@ -21,7 +21,7 @@ _PQ_DIMENSION = 512
 # k-means needs this many points per list at least, says FAISS.
 _POINTS_PER_LIST = 39
 _NPROBE = 32
-_K_FACTOR = 8
+_K_FACTOR = 16
 
 
 @dataclass(frozen=True, slots=True)

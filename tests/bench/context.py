@@ -28,6 +28,10 @@ class Size:
         fan_outs: Times that three models are asked at once, in each of several ways.
         late_calls: Calls timed around their deadline.
         calls: Calls per model of the comparison call by call.
+        similarity_states: States in the index of the similarity section.
+        similarity_searches: Queries of its recall and of the hop.
+        similarity_turns: Times that it searches with and without states being added.
+        similarity_turn_s: Seconds of each.
         rounds: Parts that measurements are cut into, to show the noise.
         settings: More settings of the strategy, SECTION.KEY=VALUE.
     """
@@ -43,6 +47,10 @@ class Size:
     fan_outs: int = 500
     late_calls: int = 12_000
     calls: int = 2000
+    similarity_states: int = 1_000_000
+    similarity_searches: int = 1_000
+    similarity_turns: int = 6
+    similarity_turn_s: float = 5.0
     rounds: int = 10
     settings: tuple[str, ...] = ()
 
@@ -61,6 +69,10 @@ SMOKE = Size(
     fan_outs=10,
     late_calls=80,
     calls=20,
+    similarity_states=3_000,
+    similarity_searches=20,
+    similarity_turns=1,
+    similarity_turn_s=0.5,
     rounds=2,
     settings=_PATIENT,
 )

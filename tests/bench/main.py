@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import decisions, fan_out, figures, forecasts, lateness, machine, model_call, servers
+from bench import decisions, fan_out, figures, forecasts, lateness, machine, model_call, servers, similarity
 from bench.context import SMOKE, Bench, Size, UnavailableError
 from bench.figures import Figure
 from bench.in_process import InProcess
@@ -28,6 +28,7 @@ SECTIONS: tuple[tuple[str, Section], ...] = (
     ("model calls", model_call.measure),
     ("fan-out", fan_out.measure),
     ("lateness", lateness.measure),
+    ("similarity", similarity.measure),
 )
 
 

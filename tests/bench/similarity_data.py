@@ -79,7 +79,9 @@ def prepare(folder: Path, states: int) -> Path:
     Returns:
         The folder of indexes to serve from.
     """
-    indexes = folder / f"{states}x{DIMENSION}-v{snapshot.FORMAT}"
+    kind = choose(states, DIMENSION, AUTO)
+    key = f"{states}x{DIMENSION}-{kind.codes or kind}-{kind.nprobe}-{kind.k_factor}-v{snapshot.FORMAT}"
+    indexes = folder / key.replace(",", "-")
     version = indexes / INDEX / "1"
     if (snapshots_of(version) / "complete").exists():
         return indexes
@@ -93,7 +95,7 @@ def prepare(folder: Path, states: int) -> Path:
     (version / "card.json").write_text(json.dumps(card))
     _, read = read_card(indexes, INDEX)
     began = time.monotonic()
-    main = building.build(table(states), choose(states, DIMENSION, AUTO))
+    main = building.build(table(states), kind)
     snapshot.write(snapshots_of(version), read, main)
     facts = {
         "seconds": round(time.monotonic() - began, 1),

@@ -23,6 +23,11 @@ NAMES = {
     "late_answers_used",
     "model_call_vs_in_process_p50",
     "sdk_vs_raw_stub_p50",
+    "similarity_adds_p99_ratio",
+    "similarity_recall_at_10",
+    "similarity_rss_gb",
+    "similarity_start_ms",
+    "similarity_stream_vs_in_process_p50",
     "stage_window_share",
     "stage_forecasts_share",
     "stage_decide_share",
@@ -61,7 +66,7 @@ def test_a_tiny_benchmark_writes_every_figure_as_json(tmp_path: Path) -> None:
         # No late answer used, and no collection on the path of a decision, are what is wanted.
         least = 0 if name in {"gc_longest_pause_ms", "late_answers_used"} else 1e-9
         assert figure["value"] >= least, name
-        assert figure["unit"] in {"ms", "ratio", "share", "count"}, name
+        assert figure["unit"] in {"ms", "ratio", "share", "count", "GB"}, name
     shares = [figure["value"] for name, figure in found.items() if name.startswith("stage_")]
     assert sum(shares) == pytest.approx(1.0, abs=1e-5)  # each is rounded to six places
     assert found["decision_p50_ms"]["detail"]["machine"]["cores"] > 0
