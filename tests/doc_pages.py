@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 _BLOCK = re.compile(
-    r"^(?:<!-- file: (?P<file>[\w.-]+) -->\n|(?P<another><!-- another program -->\n))?"
+    r"^(?:<!-- file: (?P<file>[\w.-]+) -->\n|(?P<another><!-- another program -->\n)|"
+    r"(?P<own><!-- on a repository of its own -->\n))?"
     r"```(?P<language>\w+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -26,6 +27,7 @@ class Block:
         line: Of the page, where its text begins.
         file: Name of the file that it is the content of; "" for none.
         begins: Whether a program of its own begins here.
+        changes_models: Whether its commands change the model repository.
     """
 
     language: str
@@ -33,6 +35,7 @@ class Block:
     line: int
     file: str
     begins: bool
+    changes_models: bool
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -40,7 +43,8 @@ def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text()
     for found in _BLOCK.finditer(text):
         line = text.count("\n", 0, found.start("text")) + 1
-        yield Block(found["language"], found["text"], line, found["file"] or "", bool(found["another"]))
+        flags = (bool(found["another"]), bool(found["own"]))
+        yield Block(found["language"], found["text"], line, found["file"] or "", *flags)
 
 
 def pages() -> Sequence[Path]:
@@ -58,6 +62,11 @@ def programs_of(page: Path) -> Sequence[str]:
             programs[-1] += [""] * (block.line - 1 - len(programs[-1]))
             programs[-1] += block.text.splitlines()
     return ["\n".join(program) + "\n" for program in programs]
+
+
+def changes_models(page: Path) -> bool:
+    """Return whether the page's commands change the model repository."""
+    return any(block.changes_models for block in blocks(page))
 
 
 def commands_of(page: Path) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -19,15 +20,19 @@ ROOT = Path(__file__).parents[1]
 MODELS = ("lstm_cnn", "gaf_resnet")
 
 
-@pytest.fixture(scope="session")
-def real_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start the local Triton on the shipped models once; the address it serves on."""
-    venv, repository = ROOT / "build" / "venv-triton", ROOT / "model_repository"
+@contextlib.contextmanager
+def triton_on(repository: Path, folder: Path) -> Iterator[str]:
+    """Start the local Triton on a model repository; give the address it serves on.
+
+    Args:
+        repository: What it loads.
+        folder: For its logs and its ready file.
+    """
+    venv = ROOT / "build" / "venv-triton"
     if not (venv / "bin" / "python").exists():
         pytest.skip("the local Triton is not installed here: `make setup` builds build/venv-triton")
     if not all((repository / model / "config.pbtxt").exists() for model in MODELS):
         pytest.skip("model_repository holds no models: `make models` trains and exports them")
-    folder = tmp_path_factory.mktemp("triton")
     ready, log = folder / "ready.json", folder / "triton.log"
     command = [sys.executable, "-m", "triton_server", "--model-repository", str(repository)]
     command += ["--venv", str(venv), "--ready-file", str(ready), "--log-file", str(log)]
@@ -39,6 +44,13 @@ def real_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def real_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start the local Triton on the shipped models once; the address it serves on."""
+    with triton_on(ROOT / "model_repository", tmp_path_factory.mktemp("triton")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

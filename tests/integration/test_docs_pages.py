@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from doc_pages import blocks, commands_of, pages, programs_of
+from doc_pages import blocks, changes_models, commands_of, pages, programs_of
 from fakes.engine_world import World
+from served_models import ROOT, triton_on
 from server_runtime.server import GrpcServer, ServerOptions
 from strategy.adapters.control import SERVICE, StrategyServicer, register
 
 pytestmark = pytest.mark.xdist_group("served models")
 RUNNABLE = [page for page in pages() if programs_of(page) or commands_of(page)]
+CHANGING = [page for page in RUNNABLE if changes_models(page)]
 
 
 @pytest.fixture
@@ -48,7 +51,9 @@ async def run(command: list[str], folder: Path, environment: Mapping[str, str]) 
     return out.decode()
 
 
-@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in RUNNABLE if page not in CHANGING], ids=lambda page: page.stem
+)
 async def test_the_code_and_the_commands_of_a_page_run(
     page: Path, tmp_path: Path, real_triton: str, real_similarity: str, strategy: str
 ) -> None:
@@ -81,3 +86,19 @@ async def test_the_code_and_the_commands_of_a_page_run(
         arguments = [*shlex.split(line)[1:], *([] if "descriptors" in line else ["--timeout-ms", "20000"])]
         command = [sys.executable, "-W", "error", "-m", "tradeserve_cli", *arguments]
         assert await run(command, folder, {**clean, **servers})
+
+
+@pytest.mark.parametrize("page", CHANGING, ids=lambda page: page.stem)
+async def test_a_page_that_changes_models_works_on_a_repository_of_its_own(
+    page: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "page"
+    shutil.copytree(ROOT / "model_repository", folder / "model_repository")
+    model = folder / "model_repository" / "lstm_cnn"
+    shutil.copy(model / "1" / "model.onnx", folder / "new.onnx")
+    shutil.copy(model / "card.json", folder / "new.card.json")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TRADESERVE_")}
+    with triton_on(folder / "model_repository", tmp_path) as address:
+        for line in commands_of(page):
+            command = [sys.executable, "-W", "error", "-m", "tradeserve_cli", *shlex.split(line)[1:]]
+            assert await run(command, folder, {**clean, "TRADESERVE_CLIENT__TRITON__TARGET": address})

@@ -7,7 +7,17 @@ import pytest
 
 from tradeserve_cli.__main__ import main, parser
 
-COMMANDS = ("infer", "search", "read-chart", "status", "models list", "watch", "descriptors")
+COMMANDS = (
+    "infer",
+    "search",
+    "read-chart",
+    "status",
+    "models list",
+    "models deploy",
+    "models shadow",
+    "watch",
+    "descriptors",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -77,7 +87,18 @@ def test_a_mistake_that_only_the_command_sees_is_one_line_and_status_2(
 
 
 def test_the_command_loads_nothing_heavy() -> None:
-    heavy = ("torch", "onnx", "onnxruntime", "faiss", "vllm", "pandas", "pyarrow", "asyncpg", "ib_insync")
+    heavy = (
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "faiss",
+        "vllm",
+        "pandas",
+        "pyarrow",
+        "asyncpg",
+        "ib_insync",
+        "journal",
+    )
     code = f"import sys, tradeserve_cli.__main__; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
