@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tradeserve_client.channel import Transport
 from tradeserve_client.chart_reading import ChartReadingClient
 from tradeserve_client.config import ClientConfig, load_config
 from tradeserve_client.contract import ExpectedModel
@@ -78,6 +79,7 @@ class Clients:
                 expected=self._expected,
                 recheck_s=section.recheck_s,
                 metadata=section.metadata,
+                transport=Transport(section.transport),
                 on_late=self._on_late,
             )
         return self._triton
@@ -98,6 +100,7 @@ class Clients:
                 resilience=section.resilience,
                 index_sha256=section.index_sha256,
                 metadata=section.metadata,
+                transport=Transport(section.transport),
                 on_late=self._on_late,
             )
         return self._similarity
@@ -117,6 +120,7 @@ class Clients:
                 limits=section.limits,
                 resilience=section.resilience,
                 metadata=section.metadata,
+                transport=Transport(section.transport),
                 on_late=self._on_late,
             )
         return self._charts

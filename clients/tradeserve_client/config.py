@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from tradeserve_client.bounds import Within
-from tradeserve_client.channel import TlsFiles
+from tradeserve_client.bounds import OneOf, Within
+from tradeserve_client.channel import TlsFiles, Transport
 from tradeserve_client.config_reader import (
     ConfigError,
     Matches,
@@ -58,6 +58,7 @@ _Sha256 = Annotated[str, Matches(r"|[0-9a-f]{64}", '64 hexadecimal digits, or ""
 _InFlight = Annotated[int, Within(1, 10_000)]
 _Failures = Annotated[int, Within(1, 1_000)]
 _Share = Annotated[float, Within(0, 0.5)]
+_Transport = Annotated[str, OneOf(tuple(transport.value for transport in Transport))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class TritonSection:
         hedge: Send to a second replica when an answer takes longer than 95 % did.
         hedge_share: Hedges per call at most.
         recheck_s: Pause between looks at contracts that hold.
+        transport: "grpc" balances over every address behind a name; "http2" is faster.
         tls: Encryption.
         metadata: Headers of every call.
     """
@@ -107,6 +109,7 @@ class TritonSection:
     hedge: bool = False
     hedge_share: _Share = 0.05
     recheck_s: Annotated[float, Within(0.05, 86_400)] = 5.0
+    transport: _Transport = Transport.GRPC.value
     tls: TlsSection = field(default_factory=TlsSection)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -133,6 +136,7 @@ class SimilaritySection:
         retry: Send once more when the connection was lost.
         hedge: Send to a second replica when an answer takes longer than 95 % did.
         hedge_share: Hedges per call at most.
+        transport: "grpc" balances over every address behind a name; "http2" is faster.
         tls: Encryption.
         metadata: Headers of every search.
     """
@@ -144,6 +148,7 @@ class SimilaritySection:
     retry: bool = True
     hedge: bool = False
     hedge_share: _Share = 0.05
+    transport: _Transport = Transport.GRPC.value
     tls: TlsSection = field(default_factory=TlsSection)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -167,6 +172,7 @@ class ChartReadingSection:
         max_in_flight: Calls open at once per replica; more are shed.
         breaker_failure_count: Failures in a row after which a replica is not asked for a while.
         retry: Send once more when the connection was lost.
+        transport: "grpc" balances over every address behind a name; "http2" is faster.
         tls: Encryption.
         metadata: Headers of every call.
     """
@@ -175,6 +181,7 @@ class ChartReadingSection:
     max_in_flight: _InFlight = 4
     breaker_failure_count: _Failures = 5
     retry: bool = True
+    transport: _Transport = Transport.GRPC.value
     tls: TlsSection = field(default_factory=TlsSection)
     metadata: Mapping[str, str] = field(default_factory=dict)
 

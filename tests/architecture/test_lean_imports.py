@@ -19,6 +19,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "faiss", "vllm", "pandas", "pyarrow")
             "tradeserve_client.similarity",
             "tradeserve_client.search_stream",
             "tradeserve_client.fan_out",
+            "tradeserve_client.blocking",
         ),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from fakes.fake_triton import SHA, FakeModel, FakeTriton
 from fakes.waiting import client_tasks, until
 from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
+from tradeserve_client.budget import Budget, Deadline
 from tradeserve_client.channel import Transport
 from tradeserve_client.contract import ExpectedModel, ModelContract, TensorSpec
 from tradeserve_client.inference import Inference
@@ -74,7 +77,7 @@ async def clients() -> AsyncIterator[list[TritonClient]]:
     await until(lambda: not client_tasks() - before)
 
 
-async def infer(client: TritonClient, budget: float = BUDGET_S, **options: Any) -> Outcome[Inference]:
+async def infer(client: TritonClient, budget: Budget = BUDGET_S, **options: Any) -> Outcome[Inference]:
     return await client.infer("lstm_cnn", INPUTS, budget=budget, **options)
 
 
@@ -441,3 +444,37 @@ async def test_a_cancelled_caller_leaves_nothing_running(
     with pytest.raises(asyncio.CancelledError):
         await call
     await until(lambda: all(replica.in_flight == 0 for replica in client.replicas.replicas))
+
+
+@pytest.mark.parametrize("alarm", ["with the alarm", "with only the clock"])
+async def test_no_late_answer_is_returned_whatever_is_retried_and_hedged(
+    cluster: Cluster, clients: list[TritonClient], transport: Transport, alarm: str
+) -> None:
+    dice = random.Random(11)
+    client = TritonClient(
+        cluster.targets,
+        resilience=Resilience(hedge=True, hedge_share=0.5),
+        limits=ReplicaLimits(max_in_flight=64, breaker_failure_count=1_000_000),
+        transport=transport,
+    )
+    clients.append(client)
+    if alarm == "with only the clock":
+        client._caller._fan_out.alarm_lead_ns = -50_000_000  # late answers do arrive as OK then
+    await warm(client)
+    for _ in range(60):  # so that hedges begin at what is usual when nothing is slow
+        await infer(client)
+    for model in cluster.models:
+        model.delay_s = lambda: dice.uniform(0.1, 2.0) * 0.02
+    answers = late = 0
+    for _ in range(40):
+        deadline = Deadline(time.monotonic_ns() + 20_000_000)
+        for outcome in await asyncio.gather(*(infer(client, deadline) for _ in range(8))):
+            if isinstance(outcome, Answer):
+                answers += 1
+                assert outcome.call.received_ns <= outcome.call.deadline_ns == deadline.at_ns
+            else:
+                late += 1
+                assert outcome.reason in (Reason.LATE, Reason.NO_BUDGET)
+    assert answers
+    assert late
+    assert client.counts.hedges

@@ -24,6 +24,7 @@ def test_a_file_says_where_the_services_are_and_how_to_call_them(toml: Path) -> 
         target = "a:8001, b:8001"
         max_in_flight = 8
         hedge = true
+        transport = "http2"
         [triton.tls]
         ca_file = "ca.pem"
         [triton.metadata]
@@ -41,6 +42,7 @@ def test_a_file_says_where_the_services_are_and_how_to_call_them(toml: Path) -> 
         True,
         0.01,
     )
+    assert (triton.transport, config.similarity.transport) == ("http2", "grpc")
     assert triton.tls.files is not None
     assert triton.tls.files.ca == toml.parent / "ca.pem"
     assert triton.metadata == {"authorization": "Bearer x", "x-desk": "rates"}
@@ -79,6 +81,10 @@ def test_a_file_says_where_the_services_are_and_how_to_call_them(toml: Path) -> 
         (
             "[similarity]\nindex_sha256 = 'AB'",
             r"\[similarity\] index_sha256 = 'AB'; expected .*64 hexadecimal",
+        ),
+        (
+            "[triton]\ntransport = 'http'",
+            r"\[triton\] transport = 'http'; .*\"grpc\", \"http2\"; did you mean 'http2'",
         ),
         ("triton", "not valid TOML"),
     ],
