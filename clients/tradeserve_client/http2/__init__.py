@@ -7,7 +7,7 @@ gRPC needs of HTTP/2:
     channel ──▶ connection ──▶ exchange (one call)        frames, headers: pure codecs
 
 - `channel`: the part of grpc.aio.Channel that stubs and `channel.Link` use; connects again by itself.
-- `connection`: frames, flow control, settings, pings, GOAWAY of one socket.
+- `connection`, `sending`: frames, flow control, settings, pings, GOAWAY of one socket.
 - `exchange`: one call: messages in and out, deadline, status.
 
 Not in it, by choice: server push, priorities, compression of messages, several addresses at once (one

@@ -16,12 +16,12 @@ from tradeserve_client.http2 import frames
 from tradeserve_client.http2.exchange import Exchange
 from tradeserve_client.http2.frames import ErrorCode, FrameReader, ProtocolError
 from tradeserve_client.http2.headers import MAX_BLOCK_BYTES, HeaderReader
+from tradeserve_client.http2.sending import Sender
 
 STREAM_WINDOW = 4 * 1024 * 1024
 CONNECTION_WINDOW = 16 * 1024 * 1024
 
 _MAX_STREAM_ID = 2**31 - 1
-_MAX_UNSENT_REPLIES = 1024 * 1024
 _MAX_CONTINUATIONS = 64
 
 
@@ -79,21 +79,16 @@ class Connection(asyncio.Protocol):
         self.too_many_pings = False
         self._owner = owner
         self._limits = limits
-        self._transport: asyncio.Transport | None = None
+        self._sender = Sender()
         self._reader = FrameReader()
         self._headers = HeaderReader()
         self._block: _Block | None = None
         self._ready = False
         self._gone = False
         self._next_id = 1
-        self._send_window = frames.DEFAULT_WINDOW
-        self._stream_send_window = frames.DEFAULT_WINDOW
-        self._max_frame = frames.MIN_MAX_FRAME
         self._max_streams = limits.max_streams
         self._receivable = CONNECTION_WINDOW
         self._taken: dict[int, int] = {}
-        self._waiting: dict[int, Exchange] = {}  # with bytes that the windows did not let through
-        self._unwritten: list[bytes] = []
         self._heard = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
@@ -125,67 +120,35 @@ class Connection(asyncio.Protocol):
         stream_id = self._next_id
         self._next_id += 2
         self.streams[stream_id] = exchange
-        exchange.placed(self, stream_id, self._stream_send_window)
-        opening = frames.head(frames.HEADERS, frames.END_HEADERS, stream_id, len(block)) + block
-        if message is None:
-            self._write(opening)
-        elif len(message) <= min(self._send_window, exchange.send_window, self._max_frame):
-            self._send_window -= len(message)
-            exchange.send_window -= len(message)
-            exchange.end_sent = True
-            data = frames.head(frames.DATA, frames.END_STREAM, stream_id, len(message))
-            self._write(opening + data + message)
-        else:
-            self._write(opening)
-            exchange.outbox.append(message)
-            self.send(exchange)
+        exchange.placed(self, stream_id, self._sender.stream_window)
+        self._sender.open(exchange, block, message)
         if self._next_id > _MAX_STREAM_ID:
             self._go("the connection's stream ids are used up")
 
     def send(self, exchange: Exchange) -> None:
         """Send what lies in the outbox, as far as the windows allow."""
-        stream_id, outbox = exchange.stream_id, exchange.outbox
-        while outbox:
-            first = outbox[0]
-            size = min(len(first), self._send_window, exchange.send_window, self._max_frame)
-            if size <= 0:
-                self._waiting[stream_id] = exchange
-                return
-            self._send_window -= size
-            exchange.send_window -= size
-            if size == len(first):
-                outbox.popleft()
-            else:
-                outbox[0] = first[size:]
-            last = exchange.half_closed and not outbox
-            exchange.end_sent = last
-            flags = frames.END_STREAM if last else 0
-            self._write(frames.head(frames.DATA, flags, stream_id, size) + first[:size])
-        if exchange.half_closed and not exchange.end_sent:
-            exchange.end_sent = True
-            self._write(frames.frame(frames.DATA, frames.END_STREAM, stream_id))
-        self._waiting.pop(stream_id, None)
+        self._sender.send(exchange)
 
     def leave(self, exchange: Exchange, code: ErrorCode | None) -> None:
         """Forget the exchange; with a code, or when our side is still open, reset its stream."""
         stream_id = exchange.stream_id
         if self.streams.pop(stream_id, None) is None:
             return
-        self._waiting.pop(stream_id, None)
+        self._sender.forget(stream_id)
         self._taken.pop(stream_id, None)
-        transport = self._transport
+        transport = self._sender.transport
         if transport is None or transport.is_closing():
             return
         if code is not None or not exchange.end_sent:
-            self._write(frames.rst_stream(stream_id, code or ErrorCode.CANCEL))
+            self._sender.write(frames.rst_stream(stream_id, code or ErrorCode.CANCEL))
         self._close_if_idle()
 
     def close(self, reason: str) -> None:
         """End it in order: what is under way is lost."""
         self._go(reason)
-        if self._transport is not None and not self._transport.is_closing():
-            self._write(frames.goaway(ErrorCode.NO_ERROR, ""))
-            self._close()
+        if self._sender.transport is not None and not self._sender.transport.is_closing():
+            self._sender.write(frames.goaway(ErrorCode.NO_ERROR, ""))
+            self._sender.close()
         self._lose(reason)
 
     # --- the event loop ---------------------------------------------------------------------------
@@ -193,7 +156,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Introduce ourselves."""
         assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._sender.transport = transport
         settings = {
             # No table: equal header blocks always mean the same, so that they can be looked up.
             frames.SETTING_HEADER_TABLE_SIZE: 0,
@@ -217,13 +180,14 @@ class Connection(asyncio.Protocol):
                 handler = self._handlers.get(kind)
                 if handler is not None:  # unknown kinds are ignored
                     handler(flags, stream_id, payload)
-                if self._transport is None:
+                if self._sender.transport is None:
                     return
         except ProtocolError as error:
             self._fail(str(error), error.code)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Every call under way is lost with it."""
+        self._sender.transport = None
         words = f"the connection was lost: {error}" if error else "the server closed the connection"
         self._lose(self.trouble or words)
 
@@ -236,7 +200,7 @@ class Connection(asyncio.Protocol):
         if self._receivable < 0:
             raise ProtocolError("more DATA than allowed", ErrorCode.FLOW_CONTROL_ERROR)
         if self._receivable < CONNECTION_WINDOW // 2:
-            self._reply(frames.window_update(0, CONNECTION_WINDOW - self._receivable))
+            self._sender.reply(frames.window_update(0, CONNECTION_WINDOW - self._receivable))
             self._receivable = CONNECTION_WINDOW
         if exchange is None:
             return
@@ -253,7 +217,7 @@ class Connection(asyncio.Protocol):
         """Give the stream's window back once half of it is used: messages are taken at once."""
         taken = self._taken.get(stream_id, 0) + size
         if taken >= STREAM_WINDOW // 2:
-            self._reply(frames.window_update(stream_id, taken))
+            self._sender.reply(frames.window_update(stream_id, taken))
             taken = 0
         self._taken[stream_id] = taken
 
@@ -301,25 +265,21 @@ class Connection(asyncio.Protocol):
             return
         for key, value in frames.read_settings(payload):
             self._set(key, value)
-        self._reply(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        self._sender.reply(frames.frame(frames.SETTINGS, frames.ACK, 0))
         if not self._ready:
             self._ready = True
             self._later("settings", 0.0, None)
             self._later("keepalive", self._limits.keepalive_s, self._keep_alive)
             self._owner.connection_ready(self)
-        self._flush()
+        self._sender.flush()
 
     def _set(self, key: int, value: int) -> None:
         if key == frames.SETTING_INITIAL_WINDOW_SIZE:
-            if value > frames.MAX_WINDOW:
-                raise ProtocolError(f"a window of {value} bytes", ErrorCode.FLOW_CONTROL_ERROR)
-            change, self._stream_send_window = value - self._stream_send_window, value
-            for exchange in self.streams.values():
-                exchange.send_window += change
+            self._sender.resize(value, self.streams.values())
         elif key == frames.SETTING_MAX_FRAME_SIZE:
             if not frames.MIN_MAX_FRAME <= value <= frames.MAX_MAX_FRAME:
                 raise ProtocolError(f"frames of {value} bytes")
-            self._max_frame = value
+            self._sender.max_frame = value
         elif key == frames.SETTING_MAX_CONCURRENT_STREAMS:
             self._max_streams = min(value, self._limits.max_streams)
         elif key == frames.SETTING_ENABLE_PUSH and value:
@@ -334,7 +294,7 @@ class Connection(asyncio.Protocol):
         if flags & frames.ACK:
             self._later("ping", 0.0, None)
         else:
-            self._reply(frames.frame(frames.PING, frames.ACK, 0, payload))
+            self._sender.reply(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
         last, code, words = frames.read_goaway(payload)
@@ -348,16 +308,16 @@ class Connection(asyncio.Protocol):
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         increment = frames.read_word(payload, "WINDOW_UPDATE") & frames.MAX_WINDOW
         exchange = self._stream(stream_id, "WINDOW_UPDATE") if stream_id else None
-        if not increment or (not stream_id and self._send_window + increment > frames.MAX_WINDOW):
-            raise ProtocolError(f"a window grown by {increment}", ErrorCode.FLOW_CONTROL_ERROR)
+        if not increment:
+            raise ProtocolError("a window that grows by nothing")
         if not stream_id:
-            self._send_window += increment
+            self._sender.grow(increment)
         elif exchange is not None:
             exchange.send_window += increment
             if exchange.send_window > frames.MAX_WINDOW:
                 detail = "the server opened its window too far"
                 exchange.end(grpc.StatusCode.INTERNAL, detail, reset=ErrorCode.FLOW_CONTROL_ERROR)
-        self._flush()
+        self._sender.flush()
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -369,45 +329,14 @@ class Connection(asyncio.Protocol):
         return exchange
 
     def _drop(self, stream_id: int) -> Exchange:
-        self._waiting.pop(stream_id, None)
+        self._sender.forget(stream_id)
         self._taken.pop(stream_id, None)
         return self.streams.pop(stream_id)
 
     def _close_if_idle(self) -> None:
         """Close once the last call of a connection that takes no new ones has ended."""
-        if self._gone and not self.streams and self._transport is not None:
-            self._close()
-
-    def _flush(self) -> None:
-        for exchange in list(self._waiting.values()):
-            if self._send_window <= 0:
-                return
-            self.send(exchange)
-
-    def _reply(self, data: bytes) -> None:
-        assert self._transport is not None
-        if self._transport.get_write_buffer_size() > _MAX_UNSENT_REPLIES + CONNECTION_WINDOW:
-            raise ProtocolError("the server asks but does not read", ErrorCode.ENHANCE_YOUR_CALM)
-        self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        """Send with whatever else this turn of the event loop sends.
-
-        Every send wakes the server, which may take the processor from us before the next one.
-        """
-        if not self._unwritten:
-            asyncio.get_running_loop().call_soon(self._write_out)
-        self._unwritten.append(data)
-
-    def _write_out(self) -> None:
-        unwritten, self._unwritten = self._unwritten, []
-        if self._transport is not None and unwritten:
-            self._transport.write(b"".join(unwritten))
-
-    def _close(self) -> None:
-        self._write_out()
-        if self._transport is not None:
-            self._transport.close()
+        if self._gone and not self.streams and self._sender.transport is not None:
+            self._sender.close()
 
     def _go(self, reason: str) -> None:
         """Take no new calls."""
@@ -420,11 +349,11 @@ class Connection(asyncio.Protocol):
     def _fail(self, reason: str, code: ErrorCode) -> None:
         """End it: the server broke the protocol, or does not answer."""
         reason = f"the connection was given up: {reason}"
-        transport = self._transport
+        transport = self._sender.transport
         self._go(reason)
         if transport is not None and not transport.is_closing():
-            self._write(frames.goaway(code, reason))
-            self._close()
+            self._sender.write(frames.goaway(code, reason))
+            self._sender.close()
         self._lose(reason)
 
     def _lose(self, reason: str) -> None:
@@ -432,10 +361,10 @@ class Connection(asyncio.Protocol):
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        if self._transport is not None and self._transport.is_closing():
+        if self._sender.transport is not None and self._sender.transport.is_closing():
             # A peer that does not read must not keep the socket: what was written is best effort.
-            asyncio.get_running_loop().call_later(1.0, self._transport.abort)
-        self._transport = None
+            asyncio.get_running_loop().call_later(1.0, self._sender.transport.abort)
+        self._sender.transport = None
         while self.streams:
             self._drop(next(iter(self.streams))).on_lost(reason)
 
@@ -451,9 +380,9 @@ class Connection(asyncio.Protocol):
         self._fail("the server did not introduce itself", ErrorCode.SETTINGS_TIMEOUT)
 
     def _keep_alive(self) -> None:
-        limits, transport = self._limits, self._transport
+        limits, transport = self._limits, self._sender.transport
         if not self._heard and self.streams and transport is not None:
-            self._write(frames.frame(frames.PING, 0, 0, b"tradsrv1"))
+            self._sender.write(frames.frame(frames.PING, 0, 0, b"tradsrv1"))
             self._later("ping", limits.keepalive_timeout_s, self._no_pong)
         self._heard = False
         self._later("keepalive", limits.keepalive_s, self._keep_alive)
