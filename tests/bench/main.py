@@ -11,7 +11,18 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import decisions, fan_out, figures, forecasts, lateness, machine, model_call, servers, similarity
+from bench import (
+    decisions,
+    fan_out,
+    figures,
+    forecasts,
+    lateness,
+    machine,
+    model_call,
+    servers,
+    similarity,
+    triton,
+)
 from bench.context import SMOKE, Bench, Size, UnavailableError
 from bench.figures import Figure
 from bench.in_process import InProcess
@@ -29,6 +40,8 @@ SECTIONS: tuple[tuple[str, Section], ...] = (
     ("fan-out", fan_out.measure),
     ("lateness", lateness.measure),
     ("similarity", similarity.measure),
+    ("triton", triton.measure),
+    ("STAC-ML models", triton.measure_stac),
 )
 
 

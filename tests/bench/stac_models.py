@@ -73,7 +73,7 @@ def write_repository(folder: Path) -> Path:
     try:
         import onnx
     except ModuleNotFoundError:
-        raise UnavailableError("the graphs are built with onnx: make setup EXTRAS=cpu,dev,export") from None
+        raise UnavailableError("the graphs are built with onnx: make setup EXTRAS=cpu,dev") from None
     for model in STAC_MODELS:
         version = folder / model.name / "1"
         version.mkdir(parents=True)

@@ -28,11 +28,17 @@ NAMES = {
     "similarity_rss_gb",
     "similarity_start_ms",
     "similarity_stream_vs_in_process_p50",
+    "stac_lstm_a_p99_ms",
+    "stac_lstm_a_vs_in_process_p50",
+    "stac_lstm_b_p99_ms",
+    "stac_lstm_b_vs_in_process_p50",
     "stage_window_share",
     "stage_forecasts_share",
     "stage_decide_share",
     "stage_intent_share",
     "stage_order_share",
+    "triton_64_vs_in_process_throughput",
+    "triton_vs_in_process_p50",
 }
 
 

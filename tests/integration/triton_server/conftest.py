@@ -260,7 +260,7 @@ def triton_configs() -> dict[str, str]:
 @pytest.fixture
 def times_model() -> Callable[..., Path]:
     """Write a graph that multiplies with the number of its version, which tells who answered."""
-    onnx = pytest.importorskip("onnx", reason="graphs are built with onnx: make setup EXTRAS=cpu,dev,export")
+    onnx = pytest.importorskip("onnx", reason="graphs are built with onnx: make setup EXTRAS=cpu,dev")
 
     def write(path: Path, factor: int, columns: int = 2) -> Path:
         info, floats = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT

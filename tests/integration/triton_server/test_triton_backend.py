@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-onnx = pytest.importorskip("onnx", reason="graphs are built with onnx: make setup EXTRAS=cpu,dev,export")
+onnx = pytest.importorskip("onnx", reason="graphs are built with onnx: make setup EXTRAS=cpu,dev")
 
 pytestmark = pytest.mark.xdist_group("triton")
 
