@@ -101,6 +101,10 @@ class FakeSimilarity(rpc.SimilarityServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake index is fixed")
         raise AssertionError
 
+    async def DeleteStates(self, request: pb.DeleteStatesRequest, context: Any) -> pb.DeleteStatesResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake index is fixed")
+        raise AssertionError
+
     def _wrong(self, request: pb.SearchNeighborsRequest) -> tuple[int, str] | None:
         if len(request.embedding_f32) != 4 * self.dimension:
             return 3, "embedding_f32 has the wrong length"
