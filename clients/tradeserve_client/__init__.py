@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from tradeserve_client.fan_out import CallGroup, FanOut, Lane, PendingCall
     from tradeserve_client.inference import Inference, PreparedModel
+    from tradeserve_client.metrics import CallMetrics
     from tradeserve_client.replicas import ReplicaLimits
     from tradeserve_client.resilience import CallCounts, Resilience
     from tradeserve_client.search_stream import PendingSearch, SearchStream
@@ -98,6 +99,7 @@ _HOMES = {
     ),
     "fan_out": ("CallGroup", "FanOut", "Lane", "PendingCall"),
     "inference": ("Inference", "PreparedModel"),
+    "metrics": ("CallMetrics",),
     "replicas": ("ReplicaLimits",),
     "resilience": ("CallCounts", "Resilience"),
     "search_stream": ("PendingSearch", "SearchStream"),
@@ -133,6 +135,7 @@ __all__ = [
     "CallCounts",
     "CallError",
     "CallGroup",
+    "CallMetrics",
     "CallRecord",
     "ChartQuery",
     "ChartReading",

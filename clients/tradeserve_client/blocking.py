@@ -28,6 +28,7 @@ from tradeserve_client.errors import TooLateError, TradeserveError
 from tradeserve_client.fan_out import OnLate
 from tradeserve_client.inference import Inference
 from tradeserve_client.metadata import Metadata
+from tradeserve_client.resilience import OnOutcome
 from tradeserve_client.similarity import IndexInfo, Matches, SearchQuery
 from tradeserve_client.strategy_service import (
     TIMEOUT_S,
@@ -291,6 +292,7 @@ class BlockingClients:
         *,
         expected: Sequence[ExpectedModel] = (),
         on_late: OnLate | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> None:
         """Start the thread; nothing is connected yet.
 
@@ -298,8 +300,9 @@ class BlockingClients:
             config: Where the services are.
             expected: Contracts of models; a server whose model differs is not asked for it.
             on_late: Told, on the clients' thread, of every answer that came after its deadline.
+            on_outcome: Told there of what every call gave back, e.g. CallMetrics.observe.
         """
-        clients = Clients(config, expected=expected, on_late=on_late)
+        clients = Clients(config, expected=expected, on_late=on_late, on_outcome=on_outcome)
         self._clients = clients
         self._thread = LoopThread()
         self.triton = BlockingTriton(self._thread, clients)
@@ -315,13 +318,19 @@ class BlockingClients:
         environment: Mapping[str, str] | None = None,
         expected: Sequence[ExpectedModel] = (),
         on_late: OnLate | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> BlockingClients:
         """Return the clients of a file.
 
         Raises:
             ConfigError: Something in it can't be used; the message names file, key, value and remedy.
         """
-        return cls(load_config(path, environment=environment), expected=expected, on_late=on_late)
+        return cls(
+            load_config(path, environment=environment),
+            expected=expected,
+            on_late=on_late,
+            on_outcome=on_outcome,
+        )
 
     def close(self) -> None:
         """Close every client and end the thread. Can be called twice."""

@@ -20,7 +20,7 @@ from tradeserve_client.errors import MalformedResponseError, WrongRequestError
 from tradeserve_client.fan_out import FanOut, OnLate
 from tradeserve_client.metadata import Metadata, MetadataSource
 from tradeserve_client.replicas import ReplicaLimits, ReplicaSet, Targets
-from tradeserve_client.resilience import CallCounts, Caller, Resilience
+from tradeserve_client.resilience import CallCounts, Caller, OnOutcome, Resilience, ignore_outcome
 from tradeserve_client.similarity import Served
 from tradeserve_client.strategy_service import Side
 
@@ -130,6 +130,7 @@ class ChartReadingClient:
         metadata: MetadataSource | None = None,
         transport: Transport = Transport.GRPC,
         on_late: OnLate | None = None,
+        on_outcome: OnOutcome | None = None,
         clock_ns: ClockNs = time.monotonic_ns,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -143,6 +144,7 @@ class ChartReadingClient:
             metadata: Headers of every call, or what gives them.
             transport: What carries the calls.
             on_late: Told of every answer that came after its deadline; it is never returned.
+            on_outcome: Told of what every call gave back, e.g. CallMetrics.observe.
             clock_ns: Monotonic clock.
             wall_ns: Nanoseconds UTC, for the expiry.
 
@@ -156,6 +158,7 @@ class ChartReadingClient:
             self.replicas, READ_METHOD, FanOut(on_late=on_late, clock_ns=clock_ns), resilience
         )
         self._clock_ns = clock_ns
+        self._on_outcome = on_outcome or ignore_outcome
         self._wall_ns = wall_ns
 
     @property
@@ -187,7 +190,8 @@ class ChartReadingClient:
         called = await self._caller.call(SERVICE, _request(query), deadline_ns, metadata=metadata)
         outcome = called.outcome
         if isinstance(outcome, Answer) and outcome.value.expire_ns <= self._wall_ns():
-            return NoAnswer(Reason.STALE, "the reading had expired when it arrived", outcome.call)
+            outcome = NoAnswer(Reason.STALE, "the reading had expired when it arrived", outcome.call)
+        self._on_outcome(outcome)
         return outcome
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from tradeserve_client.config import ClientConfig, load_config
 from tradeserve_client.contract import ExpectedModel
 from tradeserve_client.errors import ConfigError
 from tradeserve_client.fan_out import OnLate
+from tradeserve_client.resilience import OnOutcome
 from tradeserve_client.similarity_replicas import SimilarityReplicas
 from tradeserve_client.strategy_service import StrategyClient
 from tradeserve_client.triton import TritonClient
@@ -30,6 +31,7 @@ class Clients:
         *,
         expected: Sequence[ExpectedModel] = (),
         on_late: OnLate | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> None:
         """Make the set; nothing is connected yet.
 
@@ -37,10 +39,12 @@ class Clients:
             config: Where the services are.
             expected: Contracts of models; a server whose model differs is not asked for it.
             on_late: Told of every answer that came after its deadline; it is never returned.
+            on_outcome: Told of what every call gave back, e.g. CallMetrics.observe.
         """
         self.config = config
         self._expected = tuple(expected)
         self._on_late = on_late
+        self._on_outcome = on_outcome
         self._triton: TritonClient | None = None
         self._similarity: SimilarityReplicas | None = None
         self._charts: ChartReadingClient | None = None
@@ -54,13 +58,19 @@ class Clients:
         environment: Mapping[str, str] | None = None,
         expected: Sequence[ExpectedModel] = (),
         on_late: OnLate | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> Clients:
         """Return the clients of a file.
 
         Raises:
             ConfigError: Something in it can't be used; the message names file, key, value and remedy.
         """
-        return cls(load_config(path, environment=environment), expected=expected, on_late=on_late)
+        return cls(
+            load_config(path, environment=environment),
+            expected=expected,
+            on_late=on_late,
+            on_outcome=on_outcome,
+        )
 
     @property
     def triton(self) -> TritonClient:
@@ -81,6 +91,7 @@ class Clients:
                 metadata=section.metadata,
                 transport=Transport(section.transport),
                 on_late=self._on_late,
+                on_outcome=self._on_outcome,
             )
         return self._triton
 
@@ -102,6 +113,7 @@ class Clients:
                 metadata=section.metadata,
                 transport=Transport(section.transport),
                 on_late=self._on_late,
+                on_outcome=self._on_outcome,
             )
         return self._similarity
 
@@ -122,6 +134,7 @@ class Clients:
                 metadata=section.metadata,
                 transport=Transport(section.transport),
                 on_late=self._on_late,
+                on_outcome=self._on_outcome,
             )
         return self._charts
 

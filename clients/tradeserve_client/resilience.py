@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 from tradeserve_client.fan_out import MIN_CALL_NS, CallGroup, FanOut, PendingCall, Request
@@ -19,6 +19,9 @@ from tradeserve_client.metadata import Metadata, call_metadata
 from tradeserve_client.replicas import Replica, ReplicaSet, any_ready
 
 T = TypeVar("T")
+
+OnOutcome: TypeAlias = "Callable[[Outcome[object]], None]"
+"""Called with what every call gave back, e.g. CallMetrics.observe."""
 
 _PROBE_NS = 1_000_000_000
 _MAX_SAMPLES = 256
@@ -321,3 +324,7 @@ def _is_lost_connection(outcome: Outcome[T]) -> bool:
     if not isinstance(outcome, NoAnswer) or outcome.reason is not Reason.DOWN:
         return False
     return outcome.detail.startswith("UNAVAILABLE") or not outcome.call.sent_ns
+
+
+def ignore_outcome(_outcome: Outcome[object]) -> None:
+    """Do nothing: the caller has the outcome anyway."""

@@ -18,7 +18,7 @@ from tradeserve_client.errors import CallError, MalformedResponseError, ServerDo
 from tradeserve_client.fan_out import FanOut, OnLate
 from tradeserve_client.metadata import Metadata, MetadataSource
 from tradeserve_client.replicas import ReplicaLimits, ReplicaSet, Targets
-from tradeserve_client.resilience import CallCounts, Caller, Resilience
+from tradeserve_client.resilience import CallCounts, Caller, OnOutcome, Resilience, ignore_outcome
 from tradeserve_client.similarity import (
     SERVICE,
     IndexInfo,
@@ -71,6 +71,7 @@ class SimilarityReplicas:
         metadata: MetadataSource | None = None,
         transport: Transport = Transport.GRPC,
         on_late: OnLate | None = None,
+        on_outcome: OnOutcome | None = None,
         clock_ns: ClockNs = time.monotonic_ns,
     ) -> None:
         """Make a client; it connects with the first call, or with `ready`.
@@ -84,6 +85,7 @@ class SimilarityReplicas:
             metadata: Headers of every call, or what gives them.
             transport: What carries the calls.
             on_late: Told of every answer that came after its deadline; it is never returned.
+            on_outcome: Told of what every call gave back, e.g. CallMetrics.observe.
             clock_ns: Monotonic clock.
 
         Raises:
@@ -99,6 +101,7 @@ class SimilarityReplicas:
         self._tls = tls
         self._index_sha256 = index_sha256
         self._clock_ns = clock_ns
+        self._on_outcome = on_outcome or ignore_outcome
 
     @property
     def counts(self) -> CallCounts:
@@ -126,7 +129,9 @@ class SimilarityReplicas:
         request_id = str(uuid7())
         body = search_message(query, request_id).SerializeToString()
         request = _SearchRequest(request_id, body, query, self._index_sha256)
-        return (await self._caller.call(SERVICE, request, deadline_ns, metadata=metadata)).outcome
+        outcome = (await self._caller.call(SERVICE, request, deadline_ns, metadata=metadata)).outcome
+        self._on_outcome(outcome)
+        return outcome
 
     async def get_index(self, index_name: str, *, timeout_s: float) -> IndexInfo:
         """Return what the first server that answers holds.

@@ -37,7 +37,7 @@ from tradeserve_client.fan_out import FanOut, Lane, OnLate
 from tradeserve_client.inference import Inference, InferRequest, PreparedModel
 from tradeserve_client.metadata import Metadata, MetadataSource
 from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets
-from tradeserve_client.resilience import CallCounts, Called, Caller, Resilience
+from tradeserve_client.resilience import CallCounts, Called, Caller, OnOutcome, Resilience, ignore_outcome
 from tradeserve_client.tensor_request import TensorRequests
 
 __all__ = ["INFER_METHOD", "InferRequest", "Inference", "PreparedModel", "TritonClient"]
@@ -71,6 +71,7 @@ class TritonClient:
         recheck_s: float = _RECHECK_S,
         metadata: MetadataSource | None = None,
         on_late: OnLate | None = None,
+        on_outcome: OnOutcome | None = None,
         on_contract_change: OnContractChange | None = None,
         clock_ns: ClockNs = time.monotonic_ns,
         transport: Transport = Transport.GRPC,
@@ -86,6 +87,7 @@ class TritonClient:
             recheck_s: Pause between looks at contracts that hold.
             metadata: Headers of every call, or what gives them.
             on_late: Told of every answer that came after its deadline; it is never returned.
+            on_outcome: Told of what every call gave back, e.g. CallMetrics.observe.
             on_contract_change: Told when a replica serves something else than before.
             clock_ns: Monotonic clock.
             transport: What carries the calls.
@@ -98,6 +100,7 @@ class TritonClient:
         )
         self.link = self.replicas.replicas[0].link
         self._clock_ns = clock_ns
+        self._on_outcome = on_outcome or ignore_outcome
         self._stubs = {
             replica: service_pb2_grpc.GRPCInferenceServiceStub(replica.channel)
             for replica in self.replicas.replicas
@@ -161,16 +164,26 @@ class TritonClient:
             ValueError: The budget is no time.
         """
         deadline = deadline_of(budget, self._clock_ns)
-        deadline_ns = deadline.at_ns
+        outcome = await self._infer(model, inputs, deadline.at_ns, version, outputs, metadata)
+        self._on_outcome(outcome)
+        return outcome
+
+    async def _infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike],
+        deadline_ns: int,
+        version: int,
+        outputs: Sequence[str],
+        metadata: Metadata | None,
+    ) -> Outcome[Inference]:
         contract = self._watch.contract(model, version)
         if contract is None:
             contract = await self._first_check(model, version, deadline_ns)
         if contract is None:
             return self._not_sent(model, version, deadline_ns)
         if not version and (canary := self._canary(contract)):
-            tried = await self.infer(
-                model, inputs, budget=deadline, version=canary, outputs=outputs, metadata=metadata
-            )
+            tried = await self._infer(model, inputs, deadline_ns, canary, outputs, metadata)
             # A canary that is gone, or broken, must not cost its callers an answer.
             if isinstance(tried, Answer) or tried.reason in (Reason.LATE, Reason.BUSY):
                 return tried

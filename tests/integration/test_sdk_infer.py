@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from fakes.fake_triton import SHA, FakeModel, FakeTriton
 from fakes.waiting import client_tasks, until
@@ -20,6 +21,7 @@ from tradeserve_client.budget import Budget, Deadline
 from tradeserve_client.channel import Transport
 from tradeserve_client.contract import ExpectedModel, ModelContract, TensorSpec
 from tradeserve_client.inference import Inference
+from tradeserve_client.metrics import CallMetrics
 from tradeserve_client.replicas import ReplicaLimits
 from tradeserve_client.resilience import Resilience
 from tradeserve_client.triton import TritonClient
@@ -478,3 +480,40 @@ async def test_no_late_answer_is_returned_whatever_is_retried_and_hedged(
     assert answers
     assert late
     assert client.counts.hedges
+
+
+async def test_every_call_is_counted_with_its_outcome_and_times(
+    triton: FakeTriton, clients: list[TritonClient]
+) -> None:
+    registry = CollectorRegistry()
+    client = TritonClient(triton.address, on_outcome=CallMetrics(registry).observe)
+    clients.append(client)
+    assert isinstance(await infer(client), Answer)
+    triton.models["lstm_cnn"].error = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    assert isinstance(await infer(client), NoAnswer)
+
+    def counted(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, {"service": "lstm_cnn", **labels})
+
+    assert counted("tradeserve_client_calls_total", outcome="answer") == 1
+    assert counted("tradeserve_client_calls_total", outcome="busy") == 1
+    assert counted("tradeserve_client_call_seconds_count", stage="round trip") == 2
+    assert counted("tradeserve_client_call_seconds_count", stage="queue") is None  # Triton does not tell
+
+
+async def test_a_hung_replica_costs_what_its_breaker_allows_and_then_nothing(
+    cluster: Cluster, clients: list[TritonClient], transport: Transport
+) -> None:
+    client = TritonClient(cluster.targets, limits=ReplicaLimits(breaker_failure_count=3), transport=transport)
+    clients.append(client)
+    await warm(client)
+    cluster.models[0].delay_s = lambda: 30.0
+    lane = client.replicas.replicas[0].lane("lstm_cnn", client._caller.method)
+    lost = 0
+    while lane.breaker.state.value == "closed":
+        lost += isinstance(await infer(client, 0.3), NoAnswer)
+    assert lost == 3
+    await until(lambda: lane.breaker.state.value == "half open")
+    outcomes = [await infer(client, 2.0) for _ in range(50)]
+    assert all(isinstance(outcome, Answer) for outcome in outcomes)
+    assert client.counts.probes >= 1
