@@ -1,6 +1,7 @@
 """Count calls and where their time goes, for Prometheus."""
 
 import threading
+from functools import lru_cache
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -27,15 +28,18 @@ class ServerMetrics:
             buckets=_BUCKETS_S, registry=self.registry,
         )  # fmt: skip
         self.in_flight = Gauge("tradeserve_calls_in_flight", "Calls in flight.", registry=self.registry)
+        # Looking a series up takes longer than counting; there are few: methods by codes and stages.
+        self._ended = lru_cache(maxsize=1024)(self._calls.labels)
+        self._stage = lru_cache(maxsize=1024)(self._stages.labels)
         self._http: tuple[WSGIServer, threading.Thread] | None = None
 
     def count_call(self, method: str, code: str) -> None:
         """Count one call that ended, or one message of a stream that was answered."""
-        self._calls.labels(method, code).inc()
+        self._ended(method, code).inc()
 
     def observe_stage(self, method: str, stage: str, duration_ns: int) -> None:
         """Record the time of one stage ("queue", "compute", "total") of a call."""
-        self._stages.labels(method, stage).observe(duration_ns / 1e9)
+        self._stage(method, stage).observe(duration_ns / 1e9)
 
     def start_http(self, host: str, port: int) -> int:
         """Serve the figures on http://host:port/metrics.

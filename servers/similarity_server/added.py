@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from similarity_server.filters import EVERYTHING, Filter
-from similarity_server.main_index import NOTHING, Found
+from similarity_server.main_index import NOTHING, Found, cosines
 from similarity_server.states import State, StateTable
 
 
@@ -124,13 +124,8 @@ class AddedStates:
             count = min(count, total)
             if count == 0:
                 return NOTHING
-            similarity, row = self._index.search(query.reshape(1, -1), count, params=parameters)
-            return similarity[0], row[0]
-
-    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the embeddings of some rows, (n, dimension) float32."""
-        vectors: NDArray[np.float32] = self._embedding[rows]
-        return vectors
+            rows = self._index.search(query.reshape(1, -1), count, params=parameters)[1][0]
+            return cosines(self._embedding[rows], query), rows
 
     def table(self) -> StateTable:
         """Return the states that were not deleted, in ascending order of outcome_ns."""

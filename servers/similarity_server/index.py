@@ -17,7 +17,7 @@ from similarity_server.added import AddedStates, DeltaFullError
 from similarity_server.artifact import IndexCard
 from similarity_server.filters import EVERYTHING, Filter
 from similarity_server.kinds import AUTO, choose
-from similarity_server.main_index import MainIndex, cosines
+from similarity_server.main_index import MainIndex
 from similarity_server.states import GrowingTable, State, StateTable
 
 DEFAULT_MAX_ADDED = 20_000
@@ -150,19 +150,14 @@ class StateIndex:
         """
         filter_ = wanted if isinstance(wanted, Filter) else Filter(before_ns=wanted)
         parts = self._parts
-        rows = parts.main.search(query, count, filter_)[1]
-        found = parts.main.table.states(rows)
-        vectors = [parts.main.table.embedding[rows]]
+        similarity, rows = parts.main.search(query, count, filter_)
+        # Rounding may lift the cosine of equal vectors above 1.
+        found = list(map(Match, parts.main.table.states(rows), similarity.clip(-1.0, 1.0).tolist()))
         for delta in parts.deltas():
-            rows = delta.search(query, count, filter_)[1]
-            found += [delta[row] for row in rows.tolist()]
-            vectors.append(delta.embeddings(rows))
-        # Row by row, so that a state has the same similarity in every answer, whatever part it is in
-        # and whatever was next to it. Rounding may lift the cosine of equal vectors above 1.
-        similarity = cosines(np.concatenate(vectors), query).clip(-1.0, 1.0).tolist()
-        matches = [Match(state, one) for state, one in zip(found, similarity, strict=True)]
-        matches.sort(key=lambda match: (-match.similarity, match.state.state_id))
-        return matches[:count]
+            similarity, rows = delta.search(query, count, filter_)
+            found += map(Match, map(delta.__getitem__, rows.tolist()), similarity.clip(-1.0, 1.0).tolist())
+        found.sort(key=lambda match: (-match.similarity, match.state.state_id))
+        return found[:count]
 
     def new_rows(self, states: Sequence[State]) -> list[int]:
         """Return which of some states are new, each id once, after checking that they fit.

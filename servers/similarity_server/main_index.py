@@ -60,6 +60,8 @@ class MainIndex:
         self._alive = np.ones(len(table), dtype=bool)
         self._alive_bits = np.packbits(self._alive, bitorder="little")
         self._dead = 0
+        # Of a search without a filter; making one for each takes as long as a part of the search.
+        self._plain = None if kind.exact else faiss.SearchParametersIVF(nprobe=kind.nprobe)  # type: ignore[call-arg]
 
     def __len__(self) -> int:
         return len(self.table) - self._dead
@@ -178,15 +180,18 @@ class MainIndex:
         one = query.reshape(1, -1)
         if self.kind.exact:
             parameters = faiss.SearchParameters(sel=selector) if selector is not None else None  # type: ignore[call-arg]
-            similarity, row = self.codes.search(one, min(count, size), params=parameters)
-            found = row[0] >= 0
-            return similarity[0][found], row[0][found]
+            rows = self.codes.search(one, min(count, size), params=parameters)[1][0]
+            return self._compare(query, rows[rows >= 0], count)
         candidates = min(count * self.kind.k_factor, size)
         lists = min(
             self.kind.lists, (nprobe or self.kind.nprobe) * min(_MAX_WIDENING, -(-total // max(1, size)))
         )
         while True:
-            parameters = faiss.SearchParametersIVF(nprobe=lists, **({"sel": selector} if selector else {}))  # type: ignore[call-arg]
+            parameters = self._plain
+            if selector is not None or lists != self.kind.nprobe:
+                parameters = faiss.SearchParametersIVF(
+                    nprobe=lists, **({"sel": selector} if selector else {})
+                )  # type: ignore[call-arg]
             rows = self.codes.search(one, candidates, params=parameters)[1][0]
             rows = rows[rows >= 0]
             if len(rows) >= min(candidates, 2 * count) or lists == self.kind.lists:
