@@ -12,7 +12,7 @@ from tradeserve_cli import output
 from tradeserve_cli.arguments import Subparsers, UsageError, add_command
 from tradeserve_cli.connections import all_places, clients_of, timeout_s
 from tradeserve_cli.search import DEFAULT_INDEX
-from tradeserve_cli.servers import SERVERS, Place, how_to_name
+from tradeserve_cli.servers import SERVERS, Place, how_to_name, variable
 from tradeserve_client.errors import CallError
 from tradeserve_client.similarity_replicas import SimilarityReplicas
 from tradeserve_client.strategy_service import OpenPosition, StrategyClient, StrategyStatus
@@ -180,6 +180,10 @@ def _print(found: Sequence[Found]) -> None:
             f"{one.place.server:11} {state:9}  {one.place.target} (from {one.place.source})"
             f"{f': {words}' if words else ''}"
         )
+    named = {one.place.server for one in found}
+    for server in SERVERS:
+        if server not in named:
+            output.line(f"{server:11} off        nobody names it (--{server}, {variable(server)})")
     for one in found:
         if one.status is not None:
             _print_strategy(one.status, one.positions)

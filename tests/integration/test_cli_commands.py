@@ -176,6 +176,7 @@ async def test_status_shows_the_run_and_says_which_server_is_not_ready(
         )
     assert good.status == 0, good.err
     assert good.out.count(" ready ") == 3
+    assert "vision      off" in good.out
     assert "1 decisions, 1 orders" in good.out
     assert bad.status == 1
     assert bad.document["ready"] is False
@@ -253,6 +254,24 @@ async def test_ctrl_c_ends_watch_without_a_traceback(tmp_path: Path, strategy: t
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
     assert process.returncode == 130
+    assert err == b""
+
+
+async def test_a_reader_that_leaves_ends_watch_without_a_traceback(
+    tmp_path: Path, strategy: tuple[World, str]
+) -> None:
+    world, address = strategy
+    await world.bar()
+    process = await begin(tmp_path, "watch", "--strategy", address, *PATIENT)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        await process.stdout.readline()
+        process.stdout._transport.close()  # type: ignore[attr-defined] # as `| head -1` does
+        await world.bar()
+        err = await process.stderr.read()
+        await process.wait()
+    assert process.returncode == 1
     assert err == b""
 
 

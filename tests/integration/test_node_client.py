@@ -14,7 +14,7 @@ from served_models import ROOT
 from tradeserve_client.descriptors import descriptor_set
 
 EXAMPLE = ROOT / "clients" / "node_example"
-_OLDEST_NODE = 20
+_OLDEST_NODE = (20, 11)
 
 pytestmark = pytest.mark.xdist_group("served models")
 
@@ -25,8 +25,8 @@ def node_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("Node is not installed here")
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.strip().removeprefix("v").split(".")[0]) < _OLDEST_NODE:
-        pytest.skip(f"Node {version.strip()} is too old: the example needs {_OLDEST_NODE}")
+    if tuple(map(int, version.strip().removeprefix("v").split(".")[:2])) < _OLDEST_NODE:
+        pytest.skip(f"Node {version.strip()} is too old: the example needs 20.11")
     folder = tmp_path_factory.mktemp("node") / "example"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules", "*.binpb"))
     command = ["npm", "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund"]
