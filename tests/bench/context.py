@@ -49,8 +49,8 @@ class Size:
     calls: int = 2000
     similarity_states: int = 1_000_000
     similarity_searches: int = 1_000
-    similarity_turns: int = 6
-    similarity_turn_s: float = 5.0
+    similarity_turns: int = 8
+    similarity_turn_s: float = 4.0
     rounds: int = 10
     settings: tuple[str, ...] = ()
 
