@@ -14,6 +14,7 @@ from strategy.adapters.grpc_forecaster import GrpcForecaster
 from strategy.composition import forecaster_spec
 from strategy.ports import ForecastRequest
 from tradeserve_client.answers import NoAnswer
+from tradeserve_client.channel import Transport
 
 _WARM_UP = 50
 # Far away: this measures time, not lateness.
@@ -29,23 +30,40 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
     if not bench.windows:
         raise UnavailableError("no session recorded windows")
     targets = {"services.triton.target": bench.triton, "services.similarity.target": bench.similarity}
-    forecaster = GrpcForecaster(forecaster_spec(config.load(None, {**targets, **_PATIENT})))
-    await forecaster.start()
-    remote_ms: list[float] = []
+    shipped = config.load().services.transport
+    forecasters = {
+        transport.value: GrpcForecaster(
+            forecaster_spec(config.load(None, {**targets, **_PATIENT, "services.transport": transport.value}))
+        )
+        for transport in Transport
+    }
+    times: dict[str, list[float]] = {transport: [] for transport in forecasters}
     local_ms: list[float] = []
     try:
+        for forecaster in forecasters.values():
+            await forecaster.start()
         for number in range(-_WARM_UP, bench.size.forecasts):
             raw, event_ns = bench.windows[number % len(bench.windows)]
-            there = await _ask(forecaster, raw, event_ns)
+            # Who goes first changes, so that nobody always finds the caches of the other.
+            for transport in sorted(forecasters, reverse=bool(number % 2)):
+                took_ms = await _ask(forecasters[transport], raw, event_ns)
+                if number >= 0:
+                    times[transport].append(took_ms)
             here = local.measure([(raw, event_ns)], 1).total
             if number >= 0:
-                remote_ms.append(there)
                 local_ms += here
     finally:
-        await forecaster.close()
+        for forecaster in forecasters.values():
+            await forecaster.close()
+    remote_ms = times[shipped]
     detail = {
         "definition": f"median of {', '.join(MODELS)} in parallel and then the search, through the strategy's "
         "forecaster, one decision after the other, over the median of the same in process, interleaved",
+        "transport": shipped,
+        "by_transport": {
+            transport: {"ratio": round(median(ms) / median(local_ms), 4), "ms": summary(ms)}
+            for transport, ms in times.items()
+        },
         "forecaster_ms": summary(remote_ms),
         "forecaster_ms_rounds": of_rounds(remote_ms, bench.size.rounds),
         "in_process_ms": summary(local_ms),

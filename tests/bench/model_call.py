@@ -14,6 +14,7 @@ from bench.figures import Figure, median, of_rounds, summary
 from bench.in_process import MODELS, InProcess, window_of
 from tradeserve_client.answers import Answer
 from tradeserve_client.breaker import CircuitBreaker
+from tradeserve_client.channel import Transport
 from tradeserve_client.fan_out import FanOut, Lane
 from tradeserve_client.triton import PreparedModel, TritonClient
 
@@ -32,7 +33,7 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
     windows = [window_of(raw) for raw, _ in bench.windows]
     if not windows:
         raise UnavailableError("no session recorded windows")
-    client = TritonClient(bench.triton)
+    client = TritonClient(bench.triton, transport=Transport.HTTP2)
     try:
         details = {name: await _compare(bench, local, client, name, windows) for name in MODELS}
     finally:
@@ -41,7 +42,8 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
     says = f"{_HEADLINE} through the SDK {headline['sdk_ms']['p50']:.3f} ms, "
     says += f"in process {headline['in_process_ms']['p50']:.3f} ms"
     detail = {
-        "definition": "median of one call through PreparedModel and CallGroup on a local Triton, one client, "
+        "definition": "median of one call through PreparedModel and CallGroup over the http2 transport "
+        "on a local Triton, one client, "
         "over the median of onnxruntime (1 thread) in process, interleaved call by call on recorded windows",
         **details,
     }
