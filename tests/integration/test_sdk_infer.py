@@ -389,8 +389,10 @@ async def test_a_slow_answer_is_overtaken_by_a_hedge_within_its_share_of_load(
     )
     clients.append(client)
     await warm(client)
-    for _ in range(100):
+    for _ in range(2_000):  # a busy machine is slow by itself, and hedges for that are spent too
         assert isinstance(await infer(client), Answer)
+        if client.counts.calls > 60 and client._caller._hedges._saved >= 2:
+            break
     cluster.models[0].delay_s = lambda: 30.0
     overtaken = [
         outcome for outcome in [await infer(client) for _ in range(2)] if isinstance(outcome, Answer)
