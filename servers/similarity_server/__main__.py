@@ -15,6 +15,7 @@ from server_runtime import cli, logs
 from server_runtime.errors import StartError
 from server_runtime.server import GrpcServer
 from similarity_server import build_command
+from similarity_server.gpu import exact_on_gpu, require_gpu
 from similarity_server.index import (
     DEFAULT_MAX_ADDED,
     DEFAULT_MAX_STATES,
@@ -43,7 +44,7 @@ def build_parser() -> cli.Parser:
         "`similarity_server build` builds the index of many states ahead, so that a start is quick.",
     )
     build_command.add_index_options(parser)
-    index = parser.add_argument_group("changes")
+    index = parser.add_argument_group("changes and search")
     index.add_argument("--database-url", default=os.environ.get("SIMILARITY_DATABASE_URL", ""), metavar="URL",
                        help="postgresql://… that keeps changes (default: $SIMILARITY_DATABASE_URL)")  # fmt: skip
     index.add_argument("--read-only", action="store_true",
@@ -52,6 +53,8 @@ def build_parser() -> cli.Parser:
                        help="most states that are added and not merged yet (default: %(default)s)")  # fmt: skip
     index.add_argument("--merge-at", type=_count_or_none, default=DEFAULT_MERGE_AT, metavar="N",
                        help="merge when so many were added; 0 for never (default: %(default)s)")  # fmt: skip
+    index.add_argument("--gpu", action="store_true",
+                       help="search exactly on an NVIDIA GPU where there is no filter (faiss-gpu)")  # fmt: skip
     index.add_argument("--index-kind", choices=KINDS, default=AUTO,
                        help="exact, scanned codes, or inverted lists of codes (default: chosen by size)")  # fmt: skip
     cli.add_server_options(parser)
@@ -74,8 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = cli.server_options(args)
         if args.read_only and not args.database_url:
             raise StartError("--read-only follows a database: give --database-url too", 2)
+        if args.gpu:
+            require_gpu()
         limits = Limits(args.max_added, args.merge_at, DEFAULT_MAX_STATES, args.index_kind)
-        index, sequence = load_index(args.indexes, args.index, args.index_version, limits, args.snapshots)
+        accelerate = exact_on_gpu if args.gpu else None
+        index, sequence = load_index(
+            args.indexes, args.index, args.index_version, limits, args.snapshots, accelerate
+        )
         snapshots = _snapshots(args, index) if args.database_url and not args.read_only else None
         lock = SnapshotLock(snapshots) if snapshots is not None else None
         try:

@@ -6,9 +6,10 @@ loop, and swaps the reference: searches neither wait for it nor see half of it.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,6 +80,7 @@ class StateIndex:
         store: GrowingTable | None = None,
         deleted: Iterable[int] = (),
         as_of_ns: int = 0,
+        accelerate: Callable[[MainIndex], faiss.Index] | None = None,
     ) -> None:
         """Serve a main part.
 
@@ -89,9 +91,12 @@ class StateIndex:
             store: Holds the table of `main`; made of it when None.
             deleted: Ids that were deleted and are not used again.
             as_of_ns: Latest event when it is later than the card's.
+            accelerate: Makes what searches a main part faster and exactly, such as a GPU.
         """
         self.card = card
         self.limits = limits or Limits()
+        self._accelerate = accelerate
+        main.exact = accelerate(main) if accelerate is not None else None
         self._parts = _Parts(main, None, AddedStates(card.dimension, self.limits.max_added))
         self._store = store or GrowingTable.of(main.table)
         self._deleted = set(deleted)
@@ -246,6 +251,7 @@ class StateIndex:
                 count = len(parts.main.table) + len(new)
                 kind = choose(count, self.card.dimension, self.limits.kind)
                 main = building.merged(parts.main, self._store, new, kind)
+                main.exact = self._accelerate(main) if self._accelerate is not None else None
             except BaseException:
                 with self._changing:
                     self._parts = replace(self._parts, merging=None, added=self._rejoined(parts.added))

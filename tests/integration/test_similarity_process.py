@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import similarity_server
 from fakes.similarity_index import state_arrays, unit_vectors, write_index
+from similarity_server.gpu import gpu_count
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
 from tradeserve.similarity.v1 import similarity_service_pb2_grpc as pb_grpc
 
@@ -174,6 +175,14 @@ def test_a_bad_option_is_one_clear_line(indexes: Path) -> None:
     assert status == 2
     assert lines == [("error: argument --max-added: 'many' is no count: give a whole number from 1 to 1000000 "
                      "(see similarity_server --help)")]  # fmt: skip
+
+
+@pytest.mark.skipif(gpu_count() > 0, reason="FAISS sees a GPU here")
+def test_a_gpu_that_is_not_there_is_one_clear_line(indexes: Path) -> None:
+    status, lines = failed("--indexes", indexes, "--gpu")
+    assert status == 1
+    assert lines == [("error: --gpu: FAISS sees no GPU: install tradeserve[gpu] instead of [cpu] on a machine "
+                     "with an NVIDIA GPU and its driver, or leave the option out")]  # fmt: skip
 
 
 def test_help_says_what_is_not_durable() -> None:

@@ -1,5 +1,6 @@
 import threading
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from similarity_server.artifact import IndexCard, Provenance
 from similarity_server.filters import Filter
 from similarity_server.index import Limits, StateIndex
 from similarity_server.kinds import choose
+from similarity_server.main_index import MainIndex
 from similarity_server.states import GrowingTable, State, StateTable
 
 DIMENSION = 8
@@ -208,6 +210,39 @@ def test_searches_go_on_while_states_are_added_deleted_and_merged(kind: str) -> 
     assert wrong == []
     assert len(index) == len(index.main) == 4_000 - len(gone)
     assert index.search(vectors[3_999], 1)[0].state.state_id == 4_000
+
+
+def test_what_searches_faster_is_asked_when_nothing_is_left_out_and_made_anew_by_a_merge() -> None:
+    rng = np.random.default_rng(0)
+    vectors, states = unit_vectors(rng, 3_100, 16), states_of(rng, range(1, 3_101))
+    made: list[faiss.Index] = []
+
+    def accelerate(main: MainIndex) -> faiss.Index:
+        flat = faiss.IndexFlatIP(main.table.dimension)
+        flat.add(main.table.embedding)
+        made.append(flat)
+        return flat
+
+    table = StateTable.of(states[:3_000], vectors[:3_000]).in_time_order()
+    main = building.build(table, choose(3_000, 16, "flat"))
+    index = StateIndex(card_of(3_000, 16), main, Limits(), accelerate=accelerate)
+    index.add(states[3_000:], vectors[3_000:])
+    query = unit_vectors(rng, 1, 16)[0]
+    best = sorted(range(3_100), key=lambda row: -float(vectors[row] @ query))
+
+    def found(wanted: Filter | None = None) -> list[int]:
+        return [m.state.state_id - 1 for m in index.search(query, 20, wanted)]
+
+    for _ in range(2):
+        assert found() == best[:20]
+        assert found(Filter(con_ids=frozenset({2}))) == [i for i in best if states[i].con_id == 2][:20]
+        index.merge()
+    index.delete([best[0] + 1])
+    assert found() == best[1:21]
+    assert [one.ntotal for one in made] == [3_000, 3_100]
+    made[1].reset()  # now it finds nothing, which shows when it is asked
+    assert found() == best[1:21], "not after a deletion"
+    assert found(Filter(bar_ns=60 * 10**9)) != [], "not with a filter"
 
 
 def test_what_does_not_fit_in_all_is_refused() -> None:
