@@ -83,6 +83,9 @@ def similarity_target(address: str) -> Target:
             _SIMILARITY + "AddStates": similarity_pb.AddStatesRequest(
                 request_id="r", index_name="market_states", states=[state]
             ),
+            _SIMILARITY + "DeleteStates": similarity_pb.DeleteStatesRequest(
+                request_id="r", index_name="market_states", state_ids=[1, 2]
+            ),
         },
         {_SIMILARITY + "StreamSearchNeighbors": streamed},
     )
