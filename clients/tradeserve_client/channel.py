@@ -42,6 +42,7 @@ Channel: TypeAlias = "grpc.aio.Channel | Http2Channel"
 
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
 _FOREVER_MS = 2**31 - 1
+_CLOSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +230,14 @@ class Link:
 
     async def close(self) -> None:
         """Stop watching and close the channel; calls still running are cancelled."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
-            self._watch = None
         await self.channel.close()
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            # The closed channel ends it. Cancelled instead, grpc would report its end to a loop that may
+            # be gone by then, and a later loop of this process would print that as an error.
+            await asyncio.wait({watch}, timeout=_CLOSE_S)
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
 
     async def _keep_watch(self) -> None:
         state = self.channel.get_state(try_to_connect=True)
