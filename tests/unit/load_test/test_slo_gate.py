@@ -23,6 +23,26 @@ def notes(found: dict[str, Any]) -> list[str]:
     return list(slo.notes(report.parse(found, "r"), LIMITS))
 
 
+DATA = Path(__file__).parent / "data"
+
+
+def test_a_report_that_ghz_wrote_is_read_in_full() -> None:
+    found = report.read(DATA / "ghz_answered.json")
+    assert (found.tool, found.end_reason, found.is_async) == ("ghz", "timeout", True)
+    assert found.statuses == {"OK": found.count}
+    assert found.schedule.call_count == 20
+    assert found.ok_ratio == 1
+    assert found.achieved_ratio > 0.95
+    assert found.shown_p99_ms == pytest.approx(found.percentile_ms(0.99), abs=1e-6)
+    assert found.due_s.max() - found.due_s.min() == pytest.approx(0.95, abs=0.1)
+
+
+def test_a_report_that_ghz_wrote_with_exit_status_0_and_no_server_fails() -> None:
+    checks = slo.judge(report.read(DATA / "ghz_unavailable.json"), LIMITS)
+    assert [check.name for check in checks if check.violation] == ["answered OK", "p99", "p99.9"]
+    assert "Unavailable; most often: rpc error: code = Unavailable" in checks[1].violation
+
+
 def test_a_run_within_its_limits_passes_with_one_line_per_limit() -> None:
     checks = slo.judge(report.parse(ghz_report(GOOD, duration_s=10), "r"), LIMITS)
     assert slo.passed(checks)
