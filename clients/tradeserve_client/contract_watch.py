@@ -37,11 +37,13 @@ class Known:
         contract: What was served at the last check; None before the first.
         problem: Why it is not asked; None when it may be.
         epoch: Connection on which it was checked; -1 when it must be checked again.
+        lock: Held while it is checked.
     """
 
     contract: ModelContract | None = None
     problem: tuple[Reason, str] | None = NOT_CHECKED
     epoch: int = -1
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(slots=True)
@@ -49,7 +51,6 @@ class _Watched:
     model: str
     version: int
     known: dict[Replica, Known] = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class ContractWatch:
@@ -131,13 +132,26 @@ class ContractWatch:
             self._make_room(model)
             watched = self._watched[model, version] = _Watched(model, version)
         self._open()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), watched.lock:
-                for replica in self._replicas:
-                    if not self.may_ask(model, version, replica) and replica.link.is_ready:
-                        await self._check(watched, replica, min(timeout_s, _CHECK_TIMEOUT_S))
-                    if self.may_ask(model, version, replica):
-                        break
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + timeout_s
+        checks = {
+            loop.create_task(self._check(watched, replica, min(timeout_s, _CHECK_TIMEOUT_S)))
+            for replica in self._replicas
+            if replica.link.is_ready and not self.may_ask(model, version, replica)
+        }
+        try:
+            # One that hangs must not keep the others from being asked.
+            while checks and self.contract(model, version) is None and end_s > loop.time():
+                done, checks = await asyncio.wait(
+                    checks, timeout=end_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
+                )
+                for check in done:
+                    check.result()
+        finally:
+            for check in checks:
+                check.cancel()
+            if checks:
+                await asyncio.wait(checks)
         self._wake.set()
         return self.contract(model, version)
 
@@ -184,27 +198,34 @@ class ContractWatch:
                     await self._wake.wait()
             self._wake.clear()
             for watched in tuple(self._watched.values()):
-                for replica in self._replicas:
-                    if replica.link.is_ready:
-                        async with watched.lock:
-                            await self._check(watched, replica, _CHECK_TIMEOUT_S)
+                await asyncio.gather(
+                    *(
+                        self._check(watched, replica, _CHECK_TIMEOUT_S)
+                        for replica in self._replicas
+                        if replica.link.is_ready
+                    )
+                )
             # A flapping connection, or answers that all raise doubt, must not make this a busy loop.
             await asyncio.sleep(_MIN_PAUSE_S)
 
     async def _check(self, watched: _Watched, replica: Replica, timeout_s: float) -> None:
         known = watched.known.setdefault(replica, Known())
-        epoch = replica.link.epoch
-        try:
-            served = await self._fetch(replica, watched.model, watched.version, timeout_s)
-        except CallError as error:
-            if error.reason in (Reason.LATE, Reason.BUSY) and known.contract is not None:
-                return  # a slow server says nothing about what it serves
-            known.problem = (error.reason, error.detail)
-            return
-        before, known.contract = known.contract, served
-        found = self._differences(watched, served)
-        known.problem = (Reason.CONTRACT_MISMATCH, "; ".join(found)) if found else None
-        known.epoch = epoch
+        async with known.lock:
+            epoch = replica.link.epoch
+            try:
+                served = await self._fetch(replica, watched.model, watched.version, timeout_s)
+            except CallError as error:
+                if error.reason in (Reason.LATE, Reason.BUSY) and known.contract is not None:
+                    return  # a slow server says nothing about what it serves
+                known.problem = (error.reason, error.detail)
+                return
+            except TradeserveError as error:  # nothing was sent: the caller's headers can't be
+                known.problem = (Reason.REFUSED, str(error))
+                return
+            before, known.contract = known.contract, served
+            found = self._differences(watched, served)
+            known.problem = (Reason.CONTRACT_MISMATCH, "; ".join(found)) if found else None
+            known.epoch = epoch
         if before is not None and before != served and self._on_change is not None:
             self._on_change(replica.target, before, served)
 

@@ -77,14 +77,24 @@ class MetadataChannel:
 
     def _adding(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def start(*args: Any, **kwargs: Any) -> Any:
-            pairs = (*self._own(), *_of_this_call.get())
+            pairs = (*_pairs(headers_of(self._source)), *_of_this_call.get())
             return method(*args, metadata=pairs, **kwargs) if pairs else method(*args, **kwargs)
 
         return start
 
-    def _own(self) -> _Pairs:
-        source = self._source
-        return _pairs(source() if callable(source) else source)
+
+def headers_of(source: MetadataSource) -> Metadata:
+    """Return what a source gives now.
+
+    Raises:
+        TradeserveError: It failed.
+    """
+    if not callable(source):
+        return source
+    try:
+        return source()
+    except Exception as error:
+        raise TradeserveError(f"metadata: what gives them failed: {error!r}") from error
 
 
 def _pairs(metadata: Metadata) -> _Pairs:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 from tradeserve_client.fan_out import MIN_CALL_NS, CallGroup, FanOut, PendingCall, Request
 from tradeserve_client.hedging import HedgeBudget, LatencySample
-from tradeserve_client.metadata import Metadata, call_metadata
+from tradeserve_client.metadata import Metadata, call_metadata, headers_of
 from tradeserve_client.replicas import Replica, ReplicaSet, any_ready
 
 T = TypeVar("T")
@@ -164,8 +164,9 @@ class Caller:
         metadata: Metadata | None,
     ) -> _Attempt[T]:
         lane = replica.lane(service, self.method)
-        if metadata:
-            with call_metadata(metadata):
+        headers = {**headers_of(replica.metadata), **(metadata or {})}
+        if headers:
+            with call_metadata(headers):
                 return _Attempt(replica, group.start(lane, request))
         return _Attempt(replica, group.start(lane, request))
 

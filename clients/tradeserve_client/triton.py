@@ -161,6 +161,7 @@ class TritonClient:
         Raises:
             WrongRequestError: A tensor is missing, unknown, or of the wrong dtype or shape; the
                 message names it and what to do.
+            TradeserveError: The headers can't be made or sent.
             ValueError: The budget is no time.
         """
         deadline = deadline_of(budget, self._clock_ns)

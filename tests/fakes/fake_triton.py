@@ -75,6 +75,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.address = address
         self.credentials = credentials
         self.metadata_calls = 0
+        self.metadata_delay_s = 0.0
         self._server: grpc.aio.Server | None = None
 
     async def __aenter__(self) -> FakeTriton:
@@ -113,6 +114,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
         self.metadata_calls += 1
+        if self.metadata_delay_s > 0:
+            await asyncio.sleep(self.metadata_delay_s)
         model = await self._model(request.name, request.version, context)
         response = service_pb2.ModelMetadataResponse(
             name=model.name, versions=[str(v) for v in model.versions], platform="onnxruntime_onnx"

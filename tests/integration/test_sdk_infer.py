@@ -20,6 +20,7 @@ from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
 from tradeserve_client.budget import Budget, Deadline
 from tradeserve_client.channel import Transport
 from tradeserve_client.contract import ExpectedModel, ModelContract, TensorSpec
+from tradeserve_client.errors import TradeserveError
 from tradeserve_client.inference import Inference
 from tradeserve_client.metrics import CallMetrics
 from tradeserve_client.replicas import ReplicaLimits
@@ -126,6 +127,42 @@ async def test_headers_of_the_client_and_of_the_call_reach_the_server(
     assert first["x-desk"] == "rates"
     assert "x-desk" not in second
     assert first["authorization"] != second["authorization"]
+
+
+async def test_headers_that_can_not_be_made_are_the_callers_error_and_leave_nothing(
+    triton: FakeTriton, clients: list[TritonClient]
+) -> None:
+    tokens: list[str] = []
+    client = TritonClient(
+        triton.address,
+        metadata=lambda: {"authorization": tokens[0]},
+        limits=ReplicaLimits(max_in_flight=2),
+        recheck_s=0.05,
+    )
+    clients.append(client)
+    outcome = await infer(client)
+    assert isinstance(outcome, NoAnswer)
+    assert outcome.reason is Reason.REFUSED
+    assert "what gives them failed: IndexError" in outcome.detail
+    tokens.append("Bearer x")
+    assert isinstance(await infer(client), Answer)
+    tokens.clear()
+    for _ in range(3):
+        with pytest.raises(TradeserveError, match="what gives them failed"):
+            await infer(client)
+    tokens.append("Bearer y")
+    await until(lambda: client._watch.may_ask("lstm_cnn", 0, client.replicas.replicas[0]))
+    assert isinstance(await infer(client), Answer)
+
+
+async def test_a_replica_that_hangs_does_not_hold_up_the_first_call(
+    cluster: Cluster, clients: list[TritonClient]
+) -> None:
+    cluster.servers[0].metadata_delay_s = 30.0
+    client = TritonClient(cluster.targets)
+    clients.append(client)
+    await connected(client)
+    assert isinstance(await infer(client, 1.5), Answer)
 
 
 async def test_a_server_that_is_away_is_down_and_used_when_it_comes(
