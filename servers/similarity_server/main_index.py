@@ -59,6 +59,8 @@ class MainIndex:
         self.recall_queries = recall_queries
         self.exact: faiss.Index | None = None
         self._by_id = np.argsort(table.state_id, kind="stable").astype(np.int32)
+        # Not searchsorted's `sorter`: it would copy the order of a million states for each id.
+        self._ids = table.state_id[self._by_id]
         self._in_time_order = bool(np.all(table.outcome_ns[1:] >= table.outcome_ns[:-1]))
         self._alive = np.ones(len(table), dtype=bool)
         self._alive_bits = np.packbits(self._alive, bitorder="little")
@@ -71,8 +73,8 @@ class MainIndex:
 
     def row_of(self, state_id: int) -> int | None:
         """Return where a state is; None when it is not here."""
-        at = int(np.searchsorted(self.table.state_id, state_id, sorter=self._by_id))
-        if at == len(self.table) or int(self.table.state_id[self._by_id[at]]) != state_id:
+        at = int(np.searchsorted(self._ids, state_id))
+        if at == len(self._ids) or int(self._ids[at]) != state_id:
             return None
         return int(self._by_id[at])
 
