@@ -30,10 +30,18 @@ def complain(text: str) -> None:
 
 def no_answer(service: str, reason: str, detail: str, *, as_json: bool) -> int:
     """Print why there is no answer; return the exit status for that."""
+    detail = explained(detail)
     if as_json:
         document({"answered": False, "service": service, "reason": str(reason), "detail": detail})
     complain(f"{service}: no answer ({reason}): {detail}")
     return 1
+
+
+def explained(detail: str) -> str:
+    """Return what a server said, with what it means where the words alone do not say it."""
+    if detail.startswith("UNIMPLEMENTED"):
+        return f"{detail}; another kind of server, or an older release, answers at that address"
+    return detail
 
 
 def moment(ns: int) -> str:

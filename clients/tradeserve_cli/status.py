@@ -88,7 +88,7 @@ async def _look(arguments: argparse.Namespace, place: Place) -> Found:
                     ready = await connected.charts.ready(limit_s)
                     return Found(place, "" if ready else _no_connection(limit_s))
         except CallError as error:
-            return Found(place, error.detail)
+            return Found(place, output.explained(error.detail))
 
 
 async def _triton(client: TritonClient, place: Place, limit_s: float) -> Found:

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from doc_pages import DOCS, ROOT, blocks, commands_of, pages
-from tradeserve_cli.__main__ import completed, parser
+from tradeserve_cli.command_line import completed, parser
 
 MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)

@@ -188,6 +188,13 @@ async def test_status_shows_the_run_and_says_which_server_is_not_ready(
     assert strategy_said["positions"][0]["symbol"] == "ACME"
 
 
+async def test_an_address_of_another_kind_of_server_is_told(tmp_path: Path) -> None:
+    async with FakeTriton() as triton:
+        done = await tradeserve(tmp_path, "status", "--strategy", triton.address, *PATIENT)
+    assert done.status == 1
+    assert "another kind of server" in done.out
+
+
 async def test_status_without_a_stack_says_how_to_name_servers(tmp_path: Path) -> None:
     done = await tradeserve(tmp_path, "status")
     assert done.status == 2

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tradeserve_cli.__main__ import main, parser
+from tradeserve_cli.command_line import main, parser
 
 COMMANDS = (
     "infer",
@@ -99,7 +99,7 @@ def test_the_command_loads_nothing_heavy() -> None:
         "ib_insync",
         "journal",
     )
-    code = f"import sys, tradeserve_cli.__main__; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, tradeserve_cli.command_line; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
