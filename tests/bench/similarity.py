@@ -41,6 +41,7 @@ _SEARCHES_PER_S = 200
 _ADDS_PER_S = 100
 _STATES_PER_ADD = 5
 _MERGE_AT = 1_000
+_WARM_UP_ADDS = 10
 _SLACK = 1e-5
 
 
@@ -234,6 +235,9 @@ async def _adds(
     added = _Added(data.members(centers, int(pairs * seconds * _ADDS_PER_S) + _ADDS_PER_S, seed=202))
     queries = data.members(centers, int(pairs * seconds * _SEARCHES_PER_S) + 1, seed=303)
     searches: dict[bool, list[_Search]] = {False: [], True: []}
+    for warm_up in range(_WARM_UP_ADDS):
+        await _add_some(client, len(main.table), added)
+        await _search(stream, queries[warm_up % len(queries)])
     for turn in range(pairs):
         for adding in (turn % 2 == 0, turn % 2 == 1):
             stop = asyncio.Event()
@@ -276,30 +280,28 @@ async def _add(client: SimilarityClient, first_id: int, added: _Added, stop: asy
     period_s = _STATES_PER_ADD / _ADDS_PER_S
     due = time.monotonic()
     while not stop.is_set() and added.sent + _STATES_PER_ADD <= len(added.embeddings):
-        first, last = added.sent, added.sent + _STATES_PER_ADD
-        event_ns = data.START_NS + (first_id + first) * data.MINUTE_NS
-        states = [
-            NewState(
-                first_id + 1 + row,
-                1,
-                "NEW",
-                event_ns,
-                event_ns + data.MINUTE_NS,
-                60,
-                1.0,
-                added.embeddings[row],
-            )
-            for row in range(first, last)
-        ]
-        added.sent = last
-        try:
-            await client.add_states(data.INDEX, states, timeout_s=_PATIENT_S)
-            added.answered = last
-        except CallError as error:
-            added.errors.append(str(error))
+        if not await _add_some(client, first_id, added):
             return
         due += period_s
         await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def _add_some(client: SimilarityClient, first_id: int, added: _Added) -> bool:
+    first, last = added.sent, added.sent + _STATES_PER_ADD
+    event_ns = data.START_NS + (first_id + first) * data.MINUTE_NS
+    outcome_ns = event_ns + data.MINUTE_NS
+    states = [
+        NewState(first_id + 1 + row, 1, "NEW", event_ns, outcome_ns, 60, 1.0, added.embeddings[row])
+        for row in range(first, last)
+    ]
+    added.sent = last
+    try:
+        await client.add_states(data.INDEX, states, timeout_s=_PATIENT_S)
+    except CallError as error:
+        added.errors.append(str(error))
+        return False
+    added.answered = last
+    return True
 
 
 async def _searching(
