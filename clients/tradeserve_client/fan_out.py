@@ -10,6 +10,7 @@ that came off the wire after its deadline is reported to `on_late` and never ret
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,12 +31,21 @@ T_co = TypeVar("T_co", covariant=True)
 OnLate: TypeAlias = Callable[[str, str, int], None]
 """Called with (service, request_id, late_ns) for an answer that came after its deadline."""
 
+Headers: TypeAlias = tuple[tuple[str, str], ...]
+
 BytesMethod: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 
 ALARM_LEAD_NS = 1_200_000
 """How late a timer of asyncio fires (epoll counts whole milliseconds)."""
+RUN_OUT_S = 5.0
+"""How long a call to Triton may run after its caller gave it up."""
 MIN_CALL_NS = 500_000
 """No server answers faster than this over gRPC; with less left nothing is sent."""
+
+
+_TRITON = "/inference.GRPCInferenceService/"
+# The loop keeps only weak references to tasks; these end by themselves, at once.
+_late_calls: set[asyncio.Task[None]] = set()
 
 
 class Request(Protocol[T_co]):
@@ -64,9 +74,12 @@ class Lane:
         service: Name for records and messages.
         max_in_flight: Calls that may run at once; more are shed as BUSY.
         breaker: Stops calls to what does not answer.
+        lets_run: Whether calls that are given up are left to the server to finish. Always so with Triton:
+            cancelled and expired requests crash it before 25.03 (triton-inference-server/server#7368,
+            #8034; here one crash in a few thousand), and a model that runs is not stopped by them anyway.
     """
 
-    __slots__ = ("_channel", "_in_flight", "_method", "breaker", "max_in_flight", "service")
+    __slots__ = ("_channel", "_in_flight", "_method", "breaker", "lets_run", "max_in_flight", "service")
 
     def __init__(
         self,
@@ -86,17 +99,31 @@ class Lane:
         # Without serializers: requests are prebuilt bytes, answers are read in `decode`.
         self._method: BytesMethod = channel.unary_unary(method)
         self._in_flight = 0
+        self.lets_run = method.startswith(_TRITON)
 
     @property
     def in_flight(self) -> int:
-        """Calls running now."""
+        """Calls that somebody waits for."""
         return self._in_flight
 
 
 class PendingCall(Generic[T]):
     """A call that was started, or was not for a reason; await `outcome()` once."""
 
-    __slots__ = ("_call", "_clock_ns", "_lane", "_on_late", "_record", "_refusal", "_request", "_settled")
+    __slots__ = (
+        "_call",
+        "_clock_ns",
+        "_counted",
+        "_ended",
+        "_given_up",
+        "_lane",
+        "_on_late",
+        "_record",
+        "_refusal",
+        "_request",
+        "_settled",
+        "_waiter",
+    )
 
     def __init__(
         self,
@@ -115,36 +142,61 @@ class PendingCall(Generic[T]):
         self._refusal = refusal
         self._call: Any = None
         self._settled = refusal is not None
+        self._counted = self._ended = self._given_up = False
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def request_id(self) -> str:
         """Id of the request, also when it was not sent."""
         return self._request.request_id
 
-    def send(self, timeout_s: float) -> None:
+    def send(self, timeout_s: float, headers: Headers) -> None:
         """Start the call."""
-        self._lane._in_flight += 1
-        call = self._lane._method(self._request.body, timeout=timeout_s)
+        lane = self._lane
+        lane._in_flight += 1
+        self._counted = True
+        if lane.lets_run:
+            timeout_s += RUN_OUT_S
+        body = self._request.body
+        # A MetadataChannel adds its own, so headers are named only where there are some.
+        call = (
+            lane._method(body, timeout=timeout_s, metadata=headers)
+            if headers
+            else lane._method(body, timeout=timeout_s)
+        )
         # The callback runs when the status comes off the wire, however late the caller looks at it.
         call.add_done_callback(self._on_done)
         self._call = call
 
     def cancel(self) -> None:
         """Stop waiting; the outcome is then LATE or DOWN."""
-        if self._call is not None:
+        if self._call is None or self._ended:
+            return
+        if not self._lane.lets_run:
             self._call.cancel()
+            return
+        self._given_up = True
+        self._free()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def outcome(self) -> Outcome[T]:
         """Return the answer in time, or why there is none."""
         if self._refusal is not None:
             return self._refusal
         try:
+            if self._lane.lets_run and not (self._ended or self._given_up):
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+            if self._given_up:
+                return self._cut_off()
             body: bytes = await self._call
         except grpc.aio.AioRpcError as error:
             return self._failed(error.code(), error.details() or "")
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
+                self.cancel()
                 self._settle(self._lane.breaker.abandon)
                 raise
             return self._cut_off()
@@ -156,11 +208,32 @@ class PendingCall(Generic[T]):
         self._settle(self._lane.breaker.abandon)
 
     def _on_done(self, _call: object) -> None:
+        self._ended = True
         sent = self._record  # no dataclasses.replace: it is several times slower, and this is every call
         self._record = CallRecord(
             sent.service, sent.request_id, sent.sent_ns, sent.deadline_ns, self._clock_ns()
         )
-        self._lane._in_flight -= 1
+        if self._given_up:
+            # Nobody waits any more; a task of its own, because grpc tells the status only to who awaits it.
+            task = asyncio.ensure_future(self._came_late())
+            _late_calls.add(task)
+            task.add_done_callback(_late_calls.discard)
+            return
+        self._free()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _free(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._lane._in_flight -= 1
+
+    async def _came_late(self) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+            await self._call
+            record = self._record
+            late_ns = max(0, record.received_ns - record.deadline_ns)
+            self._on_late(record.service, record.request_id, late_ns)
 
     def _arrived(self, body: bytes) -> Outcome[T]:
         record = self._record
@@ -221,8 +294,14 @@ class CallGroup:
     ) -> None:
         self.close()
 
-    def start(self, lane: Lane, request: Request[T]) -> PendingCall[T]:
-        """Send one request now, or refuse at once: no budget, too many in flight, breaker open."""
+    def start(self, lane: Lane, request: Request[T], headers: Headers = ()) -> PendingCall[T]:
+        """Send one request now, or refuse at once: no budget, too many in flight, breaker open.
+
+        Args:
+            lane: The way to the service.
+            request: What to send.
+            headers: (name, value) pairs of this call. A lane of a MetadataChannel takes none here.
+        """
         fan_out = self._fan_out
         now_ns = fan_out.clock_ns()
         left_ns = self.deadline_ns - now_ns
@@ -234,7 +313,7 @@ class CallGroup:
         no_answer = NoAnswer(*refusal, record) if refusal else None
         pending = PendingCall(lane, request, record, fan_out.clock_ns, fan_out.on_late, no_answer)
         if no_answer is None:
-            pending.send(left_ns / 1e9)
+            pending.send(left_ns / 1e9, headers)
             self._pending.append(pending)
             if self._alarm is None:
                 # Close to the deadline the lead would eat the whole call: keep half of what is left.

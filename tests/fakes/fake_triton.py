@@ -31,6 +31,8 @@ class FakeModel:
     mangle: Callable[[Any], None] | None = None
     calls: int = 0
     request_ids: list[str] = field(default_factory=list)
+    cancelled: int = 0
+    time_left_s: list[float] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -144,9 +146,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"unexpected shape for input: {shape}")
         if len(request.raw_input_contents) != 1 or len(request.raw_input_contents[0]) != wanted_bytes:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unexpected size of input 'window'")
+        model.time_left_s.append(context.time_remaining())
         delay_s = model.delay_s()
         if delay_s > 0:
-            await asyncio.sleep(delay_s)
+            try:
+                await asyncio.sleep(delay_s)
+            except asyncio.CancelledError:
+                model.cancelled += 1
+                raise
         if model.error is not None:
             await context.abort(*model.error)
         response = service_pb2.ModelInferResponse(
