@@ -73,9 +73,9 @@ async def _run(
         while number < count:
             window = windows[number % len(windows)]
             deadline_ns = fan_out.clock_ns() + int(dice.uniform(0.5, 2.0) * usual_ns)
-            for outcome in await _ask(fan_out, pairs * _AT_ONCE, window, deadline_ns):
+            for outcome, in_hand_ns in await _ask(fan_out, pairs * _AT_ONCE, window, deadline_ns):
                 number += 1
-                _count(outcome, counts)
+                _count(outcome, in_hand_ns, counts)
     finally:
         await client.close()
     return counts
@@ -95,7 +95,7 @@ async def _usual_ns(
 ) -> float:
     trips = []
     for _ in range(_CALIBRATION):
-        for outcome in await _ask(fan_out, [*pairs] * _AT_ONCE, window, fan_out.clock_ns() + _PATIENT_NS):
+        for outcome, _ in await _ask(fan_out, [*pairs] * _AT_ONCE, window, fan_out.clock_ns() + _PATIENT_NS):
             if not isinstance(outcome, Answer):
                 raise UnavailableError(f"{outcome.call.service} did not answer: {outcome.detail}")
             trips.append(outcome.call.round_trip_ns)
@@ -107,15 +107,21 @@ async def _ask(
     pairs: Sequence[tuple[Lane, PreparedModel]],
     window: NDArray[np.float32],
     deadline_ns: int,
-) -> list[Outcome[Inference]]:
+) -> list[tuple[Outcome[Inference], int]]:
+    """Return each outcome, and when the caller had it in hand."""
     with fan_out.group(deadline_ns) as group:
         pending = [group.start(lane, model.request(window)) for lane, model in pairs]
-        return [await call.outcome() for call in pending]
+        return [(await call.outcome(), fan_out.clock_ns()) for call in pending]
 
 
-def _count(outcome: Outcome[Inference], counts: Counter[str]) -> None:
+def _count(outcome: Outcome[Inference], in_hand_ns: int, counts: Counter[str]) -> None:
     if isinstance(outcome, Answer):
         counts["answers in time"] += 1
+        late_us = (in_hand_ns - outcome.call.deadline_ns) // 1000
+        if late_us > 0:  # it had come off the wire before, while the caller was looking at another one
+            counts["in time, but in hand after the deadline"] += 1
+            longest = "in hand after the deadline, at most us"
+            counts[longest] = max(counts[longest], late_us)
         counts["late answers used"] += outcome.call.received_ns > outcome.call.deadline_ns
     else:
         counts["no answer"] += 1
