@@ -259,6 +259,7 @@ def forecaster_spec(config: StrategyConfig) -> ForecasterSpec:
         bar_size_s=config.strategy.bar_size_s,
         max_in_flight=config.services.triton.max_in_flight,
         transport=Transport(config.services.transport),
+        traced=bool(config.telemetry.otlp_endpoint),
     )
 
 

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from uuid_utils import uuid7
 
 from fakes.fake_similarity import FakeSimilarity
 from fakes.fake_triton import SHA, FakeTriton
@@ -113,6 +114,19 @@ async def test_without_a_similarity_target_the_search_is_off(
     await forecaster.start()
     assert reasons(await forecaster.forecast(request())) == [None, None, Reason.OFF]
     assert forecaster.similarity.problem == "off"
+
+
+async def test_a_traced_decision_is_named_as_the_parent_of_its_model_calls(
+    triton: FakeTriton, similarity: FakeSimilarity, started: list[GrpcForecaster]
+) -> None:
+    for traced in (True, False):
+        forecaster = GrpcForecaster(plan(triton, similarity, traced=traced))
+        started.append(forecaster)
+        await forecaster.start()
+        decision_id = uuid7().hex
+        assert reasons(await forecaster.forecast(request(decision_id))) == [None, None, None]
+        sent = [model.headers[-1].get("traceparent") for model in triton.models.values()]
+        assert set(sent) == {f"00-{decision_id}-{decision_id[16:]}-01" if traced else None}
 
 
 async def test_the_search_starts_while_another_voter_is_still_awaited(

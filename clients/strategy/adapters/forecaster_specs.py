@@ -78,6 +78,8 @@ class ForecasterSpec:
         look_again_s: Pause between looks at a service whose contract holds: what is replaced in place,
             under the same version and without a lost connection, is noticed after that.
         transport: What carries the calls.
+        traced: Send `traceparent` with each model call, the decision's id as the trace's, so that a
+            server's spans join the decision's.
     """
 
     triton_target: str
@@ -95,6 +97,7 @@ class ForecasterSpec:
     recheck_s: float = 1.0
     look_again_s: float = 10.0
     transport: Transport = Transport.HTTP2
+    traced: bool = False
 
     def __post_init__(self) -> None:
         names = [voter.name for voter in self.voters]

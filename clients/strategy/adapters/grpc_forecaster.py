@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from server_runtime.tracing import TraceParent
 from strategy.adapters.forecaster_checks import IndexCheck, Keeper, VoterCheck
 from strategy.adapters.forecaster_specs import WINDOW_COLUMNS, ForecasterSpec
 from strategy.core.values import Neighbor, Probabilities
@@ -20,7 +21,7 @@ from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.budget import ClockNs, LatencyBudget
 from tradeserve_client.channel import TlsFiles
 from tradeserve_client.errors import ContractError
-from tradeserve_client.fan_out import CallGroup, FanOut, PendingCall
+from tradeserve_client.fan_out import CallGroup, FanOut, Headers, PendingCall
 from tradeserve_client.search_stream import PendingSearch, SearchStream
 from tradeserve_client.similarity import SERVICE, Matches, SearchQuery, SimilarityClient
 from tradeserve_client.triton import Inference, TritonClient
@@ -179,12 +180,13 @@ class GrpcForecaster:
         window = np.ascontiguousarray(request.window, np.float32)
         wrong = self._wrong_window(window)
         pending: dict[str, PendingCall[Inference]] = {}
+        headers = _trace_headers(request.decision_id) if self.spec.traced else ()
         for voter in self._sent_order:
             refusal = wrong or voter.refusal()
             if refusal is None and voter.prepared is not None:
                 infer = voter.prepared.request(window)
                 self._remember(infer.request_id, request.decision_id)
-                pending[voter.spec.name] = group.start(voter.lane, infer)
+                pending[voter.spec.name] = group.start(voter.lane, infer, headers)
             else:
                 reason, detail = refusal or (Reason.DOWN, "its contract was not checked yet")
                 outcomes[voter.spec.name] = _not_sent(voter.spec.name, reason, detail, group.deadline_ns)
@@ -254,6 +256,12 @@ class GrpcForecaster:
         if self._on_late is not None:
             decision_id = self._decisions.get(request_id, "")
             self._on_late(LateAnswer(decision_id, service, request_id, late_ns, "dropped"))
+
+
+def _trace_headers(decision_id: str) -> Headers:
+    """Name the decision as the parent: its UUID is the trace, the last half of it the span."""
+    trace_id = int(decision_id, 16)
+    return (("traceparent", TraceParent(trace_id, trace_id & 0xFFFF_FFFF_FFFF_FFFF).header),)
 
 
 def _not_sent(service: str, reason: Reason, detail: str, deadline_ns: int) -> NoAnswer:
