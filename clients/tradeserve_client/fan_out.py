@@ -75,7 +75,7 @@ class Lane:
         max_in_flight: Calls that may run at once; more are shed as BUSY.
         breaker: Stops calls to what does not answer.
         lets_run: Whether calls that are given up are left to the server to finish. Always so with Triton:
-            cancelled and expired requests crash it before 25.03 (triton-inference-server/server#7368,
+            cancelled and expired requests crash 24.10 (triton-inference-server/server#7368,
             #8034; here one crash in a few thousand), and a model that runs is not stopped by them anyway.
     """
 
