@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,23 @@ async def test_a_ghz_that_fails_or_writes_nothing_is_an_error(
     install_fake_ghz(tmp_path / "bin", None)
     with pytest.raises(ReportError, match="the load tool wrote no report"):
         await Tool().run(document, tmp_path, "t")
+
+
+@pytest.mark.skipif(shutil.which("ghz") is None, reason="ghz is not installed")
+@pytest.mark.parametrize("kind", ["const", "step", "line"])
+@pytest.mark.parametrize("target", ["gaf_resnet", "lstm_cnn", "similarity", "strategy"])
+async def test_ghz_itself_runs_every_shipped_config(
+    folder: Path, target: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    payloads.write(Path("build/loadtest"), Path("model_repository"))
+    async with SlowServer() as server:
+        document = config.read(ROOT / "deploy" / "ghz" / f"{target}.toml") | {"timeout": "10s"}
+        found = await Tool().run(resolved(document, Load(20, "2s", kind), server.address), folder, target)
+        assert found.tool == "ghz"
+        assert found.statuses == {"OK": found.count}
+        assert found.achieved_ratio > 0.5  # how steadily it sends is not ours to test
+        assert len(set(server.requests)) == min(found.count, 1 if target == "strategy" else found.count)
 
 
 def test_a_report_of_ghz_can_be_judged_on_its_own(folder: Path) -> None:
