@@ -39,6 +39,8 @@ ALARM_LEAD_NS = 1_200_000
 """How late a timer of asyncio fires (epoll counts whole milliseconds)."""
 RUN_OUT_S = 5.0
 """How long a call to Triton may run after its caller gave it up."""
+UNFINISHED_FACTOR = 4
+"""How many times max_in_flight calls may be unfinished at the server, those given up among them."""
 MIN_CALL_NS = 500_000
 """No server answers faster than this over gRPC; with less left nothing is sent."""
 
@@ -79,7 +81,16 @@ class Lane:
             #8034; here one crash in a few thousand), and a model that runs is not stopped by them anyway.
     """
 
-    __slots__ = ("_channel", "_in_flight", "_method", "breaker", "lets_run", "max_in_flight", "service")
+    __slots__ = (
+        "_channel",
+        "_in_flight",
+        "_method",
+        "_unfinished",
+        "breaker",
+        "lets_run",
+        "max_in_flight",
+        "service",
+    )
 
     def __init__(
         self,
@@ -99,12 +110,18 @@ class Lane:
         # Without serializers: requests are prebuilt bytes, answers are read in `decode`.
         self._method: BytesMethod = channel.unary_unary(method)
         self._in_flight = 0
+        self._unfinished = 0
         self.lets_run = method.startswith(_TRITON)
 
     @property
     def in_flight(self) -> int:
         """Calls that somebody waits for."""
         return self._in_flight
+
+    @property
+    def unfinished(self) -> int:
+        """Calls the server has not answered: those in flight, and those that were given up."""
+        return self._unfinished
 
 
 class PendingCall(Generic[T]):
@@ -154,6 +171,7 @@ class PendingCall(Generic[T]):
         """Start the call."""
         lane = self._lane
         lane._in_flight += 1
+        lane._unfinished += 1
         self._counted = True
         if lane.lets_run:
             timeout_s += RUN_OUT_S
@@ -209,6 +227,7 @@ class PendingCall(Generic[T]):
 
     def _on_done(self, _call: object) -> None:
         self._ended = True
+        self._lane._unfinished -= 1
         sent = self._record  # no dataclasses.replace: it is several times slower, and this is every call
         self._record = CallRecord(
             sent.service, sent.request_id, sent.sent_ns, sent.deadline_ns, self._clock_ns()
@@ -371,6 +390,8 @@ def _refusal(lane: Lane, left_ns: int) -> tuple[Reason, str] | None:
         return Reason.NO_BUDGET, f"{max(0, left_ns) / 1e6:.2f} ms left, nothing was sent"
     if lane.in_flight >= lane.max_in_flight:
         return Reason.BUSY, f"{lane.in_flight} calls in flight, the limit of this client"
+    if lane.unfinished >= UNFINISHED_FACTOR * lane.max_in_flight:
+        return Reason.BUSY, f"{lane.unfinished} calls unfinished at the server, most of them given up"
     if not lane.breaker.allow():
         state = "half open, a probe is out" if lane.breaker.state is BreakerState.HALF_OPEN else "open"
         return Reason.DOWN, f"too many answers in a row were late or failed (breaker {state})"

@@ -169,14 +169,20 @@ async def test_a_call_that_is_given_up_is_never_cancelled_at_triton_and_its_answ
     assert model.time_left_s[0] > 1.0
 
 
-async def test_given_up_calls_free_their_places(triton: FakeTriton, client: TritonClient) -> None:
+async def test_given_up_calls_free_their_places_until_too_many_are_unfinished(
+    triton: FakeTriton, client: TritonClient
+) -> None:
     triton.models["lstm_cnn"].delay_s = lambda: 30.0
     way = lane(client, max_in_flight=2)
-    for _ in range(3):
+
+    async def reason() -> Reason | None:
         outcome = await ask(FanOut(), way, timeout_ms=20)
-        assert isinstance(outcome, NoAnswer)
-        assert outcome.reason is Reason.LATE
-    assert way.in_flight == 0
+        return outcome.reason if isinstance(outcome, NoAnswer) else None
+
+    assert [await reason() for _ in range(9)] == [Reason.LATE] * 8 + [Reason.BUSY]
+    assert (way.in_flight, way.unfinished) == (0, 8)
+    await triton.stop()
+    await until(lambda: way.unfinished == 0)
 
 
 @pytest.mark.parametrize(
