@@ -241,7 +241,11 @@ class StackProcess:
         assert not [name for name in shared if any(f"_triton_{pid}_" in name for pid in self.launchers)]
 
     def _addresses(self) -> Iterator[str]:
-        yield from (line for line in self.lines if " healthy at " in line or line.startswith(("control: ", "metrics: ")))
+        yield from (
+            line
+            for line in self.lines
+            if " healthy at " in line or line.startswith(("control: ", "metrics: "))
+        )
 
     def destroy(self) -> None:
         """End what a failed test left, each process by its id."""
