@@ -40,7 +40,7 @@ async def test_every_call_is_made_once_in_turn_with_its_deadline_and_metadata() 
         assert found.error == [""] * 50
         assert sorted(server.requests) == sorted([b"\n\x01a", b"\n\x01b"] * 25)
         assert ("x-desk", "one") in [tuple(pair) for pair in server.metadata]
-        assert all(0 < left_s <= 10 for left_s in server.remaining_s)
+        assert all(0 < left_s < 10.5 for left_s in server.remaining_s)  # grpc rounds it up on the wire
         assert (found.latency_ns >= found.lag_ns).all()
         assert (found.lag_ns >= 0).all()
         assert found.end_reason == "normal"

@@ -1,5 +1,6 @@
 """A real tritonserver behind our launcher, on two small ONNX models."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -169,7 +170,8 @@ def until(condition: Callable[[], bool], timeout_s: float) -> None:
 def children(pid: int) -> list[int]:
     listed: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        listed += map(int, (task / "children").read_text().split())
+        with contextlib.suppress(FileNotFoundError):  # a thread that ended meanwhile
+            listed += map(int, (task / "children").read_text().split())
     return listed
 
 
