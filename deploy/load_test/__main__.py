@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     find = commands.add_parser("capacity", help="find the highest rate within the limits")
     find.add_argument("targets", nargs="*", help="files of deploy/ghz; default: all")
     find.add_argument("--need", type=_count, default=1000, help="calls per second to plan replicas for")
+    find.add_argument(
+        "--first-rate", type=_count, default=50, help="where the search begins, calls per second (default 50)"
+    )
     find.add_argument("--measure-s", type=_count, default=5, help="measured seconds per run (default 5)")
     find.add_argument("--repeats", type=_count, default=3, help="runs per rate at most (default 3)")
     find.add_argument(
@@ -125,7 +128,9 @@ async def _capacity(arguments: argparse.Namespace) -> int:
         target: targets.server_of(arguments.configs, target) for target in chosen
     }
     limits = {target: slo.load(arguments.limits, target) for target in chosen}
-    effort = capacity.Effort(measure_s=arguments.measure_s, repeats=arguments.repeats)
+    effort = capacity.Effort(
+        first_rate=arguments.first_rate, measure_s=arguments.measure_s, repeats=arguments.repeats
+    )
     _prepare()
     tool = Tool(own=arguments.own)
     _say(f"tool: {tool.name}")

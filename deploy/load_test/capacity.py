@@ -24,7 +24,7 @@ MAX_RATE = 50_000
 MIN_CALLS = 300
 """Of one run: with fewer, p99 is nothing but the slowest call."""
 
-_MAX_MEASURE_S = 20
+_MAX_STRETCH = 4
 _CHANCES = 2
 _QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
@@ -35,7 +35,7 @@ class Effort:
 
     Attributes:
         first_rate: Where the search begins, calls per second.
-        measure_s: Measured time of one run; longer at low rates, for MIN_CALLS.
+        measure_s: Measured time of one run; up to four times as long at low rates, for MIN_CALLS.
         warm_up_s: Before it in every run, left out of the figures.
         repeats: Runs per rate at most; most of them must keep the limits.
         resolution: The search ends when the lowest rate that failed is at most this much above the
@@ -195,7 +195,7 @@ class Search:
         return found
 
     async def _probe(self, target: str, rate: int, limits: Limits, effort: Effort) -> Probe:
-        measure_s = min(max(effort.measure_s, -(-MIN_CALLS // rate)), max(_MAX_MEASURE_S, effort.measure_s))
+        measure_s = min(max(effort.measure_s, -(-MIN_CALLS // rate)), _MAX_STRETCH * effort.measure_s)
         load = Load(rate, f"{effort.warm_up_s + measure_s}s", "const")
         document = {**resolved(self._document, load, self._host), "skipFirst": rate * effort.warm_up_s}
         report: Report = await self._tool.run(document, self._folder, f"{target}.probe")

@@ -19,6 +19,9 @@ from model_export.windows import SPLITS
 WITHOUT = "torch, onnx and pyts are not installed: `make test EXTRAS=cpu,dev,export` brings them"
 _BARS = 220
 
+# One worker trains for all of them; torch's exporter alone takes ten seconds a model on an idle core.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("export")]
+
 
 def made_up_series() -> list[Series]:
     """Return three stretches per bar size: one for each split."""
@@ -57,14 +60,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return layout, cards
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)  # torch's exporter alone takes ten seconds a model on an idle core
 def test_a_few_steps_give_complete_artifacts_that_agree(made: tuple[Layout, dict[str, ModelCard]]) -> None:
     assert len(check_all(made[0])) == len(MODELS) + 1
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)  # torch's exporter alone takes ten seconds a model on an idle core
 def test_a_barely_trained_model_calls_itself_a_placeholder(made: tuple[Layout, dict[str, ModelCard]]) -> None:
     for card in made[1].values():
         assert card.statement.startswith("Placeholder training.")
@@ -73,8 +72,6 @@ def test_a_barely_trained_model_calls_itself_a_placeholder(made: tuple[Layout, d
         assert not card.demonstrated_skill
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)  # torch's exporter alone takes ten seconds a model on an idle core
 def test_the_same_weights_give_the_same_bytes(
     made: tuple[Layout, dict[str, ModelCard]], tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ async def test_a_violated_limit_fails_with_one_clear_line_each(folder: Path) -> 
 
 async def test_capacity_is_searched_tabled_and_drawn(folder: Path) -> None:
     (folder / "slo.toml").write_text(f"[strategy]\n{IMPOSSIBLE}")
-    switches = ("--limits", "slo.toml", "--measure-s", "1", "--repeats", "1", "--need", "10")
+    switches = ("--limits", "slo.toml", "--first-rate", "2", "--measure-s", "1", "--repeats", "1")
     async with SlowServer() as server:
         status, said = await _elsewhere(folder, "capacity", "strategy", server.address, *switches)
     assert status == 1, said
