@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -37,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--venv", type=Path, required=True, help="environment that `make setup` built for Triton"
     )
+    parser.add_argument(
+        "--backends",
+        type=Path,
+        default=os.environ.get("TRITON_BACKENDS") or None,
+        help="folder of backends to use before ours, such as one with NVIDIA's own onnxruntime (TRITON_BACKENDS)",
+    )
     parser.add_argument("--models", default="", help="serve these only, separated by commas (all when empty)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--grpc-port", type=_port, default=0, help="0 picks a free one (%(default)s)")
@@ -70,6 +77,7 @@ def main() -> int:
     options = LauncherOptions(
         repository=arguments.model_repository,
         venv=arguments.venv,
+        backends=arguments.backends,
         host=arguments.host,
         ports=Ports(arguments.grpc_port, arguments.http_port, arguments.metrics_port),
         models=tuple(name.strip() for name in arguments.models.split(",") if name.strip()),

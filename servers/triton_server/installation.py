@@ -78,15 +78,25 @@ class Installation:
         """List what a whole installation has and this one has not."""
         return [path for path in (self.server, *self._backend_files) if not path.is_file()]
 
-    def copy_backends(self, directory: Path) -> None:
-        """Lay out a backend directory: real copies, because Triton refuses links that lead out of it."""
+    def copy_backends(self, directory: Path, own: Path | None = None) -> None:
+        """Lay out a backend directory: real copies, because Triton refuses links that lead out of it.
+
+        Args:
+            directory: Where to; made here.
+            own: A folder of the caller's backends, each in a folder of its name; one that is called
+                "onnxruntime" takes the place of ours.
+        """
+        if own is not None:
+            shutil.copytree(own, directory)
         python = directory / "python"
-        python.mkdir(parents=True)
+        python.mkdir(parents=True, exist_ok=True)
         for source in self._backend_files:
             shutil.copy2(source, python / source.name)
         (python / "triton_python_backend_stub").chmod(0o755)
-        (directory / "onnxruntime").mkdir()
-        shutil.copy2(_BACKEND_SOURCE, directory / "onnxruntime" / "model.py")
+        onnxruntime = directory / "onnxruntime"
+        if not onnxruntime.exists():
+            onnxruntime.mkdir()
+            shutil.copy2(_BACKEND_SOURCE, onnxruntime / "model.py")
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """Give the variables of the server: the stub finds its libpython and its packages through them."""

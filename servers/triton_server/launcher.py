@@ -36,6 +36,7 @@ class LauncherOptions:
 
     repository: Path
     venv: Path
+    backends: Path | None = None
     host: str = "127.0.0.1"
     ports: Ports = field(default_factory=Ports)
     models: tuple[str, ...] = ()
@@ -79,11 +80,15 @@ class Launcher:
         ports = choose_ports(options.host, options.ports)
         for path in filter(None, (options.ready_file, options.log_file)):
             _check_folder(path)
+        if options.backends is not None and not any(options.backends.glob("*/*")):
+            raise UnusableInput(
+                f"{options.backends} holds no backend: name the folder above, such as /opt/tritonserver/backends"
+            )
         # An earlier server's file would say that this one is ready.
         _remove(options.ready_file)
         directory = make_directory()
         try:
-            installation.copy_backends(directory / "backends")
+            installation.copy_backends(directory / "backends", options.backends)
             settings = ServerSettings(
                 installation=installation,
                 repository=options.repository,
