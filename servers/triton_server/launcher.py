@@ -177,8 +177,13 @@ class Launcher:
         self._was_ready = True
         address = f"{settings.host}:{settings.ports.grpc}"
         names = ", ".join(f"{model.name}/{model.version}" for model in models)
+        own = {"backends": str(self._options.backends)} if self._options.backends else {}
         log.info(
-            "triton is ready", address=address, models=names, took_s=round(time.monotonic() - start_s, 2)
+            "triton is ready",
+            address=address,
+            models=names,
+            took_s=round(time.monotonic() - start_s, 2),
+            **own,
         )
         if self._options.ready_file is not None:
             _write_ready_file(self._options.ready_file, server.pid, settings, models)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from bench import machine
 from bench.context import Bench, UnavailableError
 from bench.figures import Figure, of_rounds, summary
 from bench.in_process import InProcess, open_session, window_of
@@ -195,7 +196,7 @@ def _figures(
         "definition": f"{', '.join(MODELS)} in parallel through CallGroup over the http2 transport, over the same "
         "three with onnxruntime (1 thread) one after the other in process; medians of rounds, interleaved. "
         "lstm_cnn_copy is lstm_cnn under another name, in a process of its own",
-        "backend": "Triton's Python backend; no native onnxruntime backend is at hand",
+        "backend": machine.triton_backend(),
         "over_grpc": round(middle[f"fan_out_{grpc}"] / local, 4),
         "floor_raw_http2": round(middle[f"raw_fan_out_{http2}"] / local, 4),
         "floor_raw_grpc": round(middle[f"raw_fan_out_{grpc}"] / local, 4),

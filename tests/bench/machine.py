@@ -21,7 +21,16 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
+        "triton_backend": triton_backend(),
     }
+
+
+def triton_backend() -> str:
+    """Return which onnxruntime backend the Triton that is started here serves models with."""
+    own = os.environ.get("TRITON_BACKENDS")
+    if own and (Path(own) / "onnxruntime" / "libtriton_onnxruntime.so").is_file():
+        return "NVIDIA's C++ onnxruntime backend"
+    return "our Python-based onnxruntime backend"
 
 
 def calm_the_garbage_collector() -> None:

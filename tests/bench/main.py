@@ -73,6 +73,7 @@ async def _measure(size: Size, folder: Path) -> list[Figure]:
     began = time.monotonic()
     found = machine.describe()
     _say(f"{found['cores']} cores, {found['cpu']}, load average {found['load_average_before']}")
+    _say(f"triton serves with {found['triton_backend']}")
     measured: list[Figure] = []
     try:
         async with servers.running(folder, _say) as services:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import machine
 from bench.context import Bench, UnavailableError
 from bench.figures import Figure, median, of_rounds, quantile, summary
 from bench.in_process import InProcess, open_session, window_of
@@ -233,8 +234,8 @@ def _one_client(pair: _Pair, rounds: int) -> Figure:
     says = f"{_MODEL} through the SDK {median(pair.remote_ms):.3f} ms, "
     says += f"in process {median(pair.local_ms):.3f} ms"
     detail = {
-        "definition": "median of one call through the SDK's own HTTP/2 transport on a local Triton with our "
-        "Python-based backend, one client, over the median of onnxruntime (1 thread) in process, in turn",
+        "definition": "median of one call through the SDK's own HTTP/2 transport on a local Triton with "
+        f"{machine.triton_backend()}, one client, over the median of onnxruntime (1 thread) in process, in turn",
         **pair.detail(rounds),
     }
     return Figure("triton_vs_in_process_p50", pair.ratio(0.5), "ratio", says, detail)
