@@ -16,6 +16,8 @@ CANARY_VERSION = "canary_version"
 """Config parameter: a version that answers some of the calls that pin nothing."""
 CANARY_SHARE = "canary_share"
 """Config parameter: how many of them, 0 to 0.5."""
+SHADOW_VERSION = "shadow_version"
+"""Config parameter: a version that strategies ask beside theirs, record, and never use."""
 _MAX_CANARY_SHARE = 0.5
 
 
@@ -85,6 +87,12 @@ def canary_of(parameters: Mapping[str, str]) -> tuple[int, float]:
     except ValueError:
         return 0, 0.0
     return found if found[0] > 0 and found[1] > 0 else (0, 0.0)
+
+
+def shadow_of(parameters: Mapping[str, str]) -> int:
+    """Return the version that is asked beside the others and never used; 0 when there is none."""
+    version = parameters.get(SHADOW_VERSION, "")
+    return int(version) if version.isdecimal() else 0
 
 
 def parameters_of(version: int, parameters: Mapping[str, str]) -> Mapping[str, str]:

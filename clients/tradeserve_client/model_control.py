@@ -135,7 +135,14 @@ class ModelControl:
             _check_file(folder, before, version)
             if version == before.promoted:
                 return await self.client.contract(model, timeout_s=_CALL_TIMEOUT_S)
-            after = replace(before, promoted=version, previous=before.promoted, canary=0, canary_share=0.0)
+            after = replace(
+                before,
+                promoted=version,
+                previous=before.promoted,
+                canary=0,
+                canary_share=0.0,
+                shadow=0 if before.shadow == version else before.shadow,
+            )
             async with self._changed(folder, after, version):
                 return await self._promoted(model, version)
 
@@ -173,6 +180,35 @@ class ModelControl:
                 raise RepositoryError(f"{model}: version {version} must be deployed and not promoted")
             after = replace(before, canary=version if share else 0, canary_share=share)
             async with self._changed(folder, after, version):
+                return await self._promoted(model, before.promoted)
+
+    async def shadow(self, model: str, version: int) -> ModelContract:
+        """Have strategies ask a loaded version what they ask theirs, record its answers and never use them.
+
+        Args:
+            model: Name.
+            version: Deployed and not promoted, with the inputs and outputs of the promoted one; 0 ends it.
+
+        Returns:
+            What clients get that name no version: it stays as it was.
+
+        Raises:
+            RepositoryError: The version is promoted, or not deployed.
+            ContractError: Its inputs or outputs differ from those of the promoted version.
+            CallError: Triton could not load the change.
+        """
+        folder = self.folder(model)
+        with folder.lock():
+            before = folder.read()
+            if version and (version == before.promoted or version not in before.served):
+                raise RepositoryError(f"{model}: version {version} must be deployed and not promoted")
+            promoted = await self.client.contract(model, before.promoted, timeout_s=_CALL_TIMEOUT_S)
+            if version:
+                await self._checked(promoted, version)
+            if version == before.shadow:
+                return promoted
+            after = replace(before, shadow=version)
+            async with self._changed(folder, after, version or before.promoted):
                 return await self._promoted(model, before.promoted)
 
     async def retire(self, model: str, version: int) -> None:

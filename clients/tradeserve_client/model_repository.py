@@ -26,7 +26,9 @@ from tradeserve_client.contract import (
     CANARY_SHARE,
     CANARY_VERSION,
     PROMOTED_VERSION,
+    SHADOW_VERSION,
     canary_of,
+    shadow_of,
     version_key,
 )
 from tradeserve_client.errors import TradeserveError
@@ -54,6 +56,7 @@ class Lifecycle:
         facts: Version -> what is known of it: artifact_sha256, statement, …
         canary: A served version that answers some of those who pin nothing; 0 for none.
         canary_share: How many of them, 0 to 0.5.
+        shadow: A served version that strategies ask beside theirs and never use; 0 for none.
     """
 
     promoted: int
@@ -62,6 +65,7 @@ class Lifecycle:
     facts: Mapping[int, Mapping[str, str]]
     canary: int = 0
     canary_share: float = 0.0
+    shadow: int = 0
 
 
 class ModelFolder:
@@ -119,7 +123,7 @@ class ModelFolder:
         facts = {version: _facts(parameters, version, promoted) for version in served}
         canary, share = canary_of(parameters)
         previous = _number(parameters.get(_PREVIOUS_VERSION, ""))
-        return Lifecycle(promoted, previous, served, facts, canary, share)
+        return Lifecycle(promoted, previous, served, facts, canary, share, shadow_of(parameters))
 
     def write(self, lifecycle: Lifecycle) -> None:
         """Replace every config of the model, each in one step."""
@@ -131,6 +135,7 @@ class ModelFolder:
                 _PREVIOUS_VERSION: str(lifecycle.previous),
                 CANARY_VERSION: str(lifecycle.canary),
                 CANARY_SHARE: str(lifecycle.canary_share),
+                SHADOW_VERSION: str(lifecycle.shadow),
                 # Clients that know nothing of versions read the promoted one's.
                 **lifecycle.facts[lifecycle.promoted],
             }
@@ -215,7 +220,8 @@ def without_version(lifecycle: Lifecycle, version: int) -> Lifecycle:
     served = tuple(number for number in lifecycle.served if number != version)
     previous = 0 if lifecycle.previous == version else lifecycle.previous
     facts = {number: known for number, known in lifecycle.facts.items() if number != version}
-    changed = replace(lifecycle, previous=previous, served=served, facts=facts)
+    shadow = 0 if lifecycle.shadow == version else lifecycle.shadow
+    changed = replace(lifecycle, previous=previous, served=served, facts=facts, shadow=shadow)
     return replace(changed, canary=0, canary_share=0.0) if lifecycle.canary == version else changed
 
 

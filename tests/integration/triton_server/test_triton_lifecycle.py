@@ -151,6 +151,35 @@ async def test_a_canary_answers_its_share_of_those_who_pin_nothing_until_it_is_p
     assert (contract.version, contract.parameters["canary_version"]) == (2, "0")
 
 
+async def test_a_version_is_tried_live_until_that_ends_or_it_is_promoted_or_retired(
+    control: ModelControl, repository: Path, tmp_path: Path, times_model: WriteModel
+) -> None:
+    async def announced() -> str:
+        contract = await control.client.contract(MODEL, timeout_s=10)
+        return contract.parameters.get("shadow_version", "")
+
+    second = times_model(tmp_path / "second.onnx", 2)
+    with pytest.raises(RepositoryError, match="must be deployed and not promoted"):
+        await control.shadow(MODEL, 2)
+    await control.deploy(MODEL, second)
+    assert (await control.shadow(MODEL, 2)).version == 1
+    assert await announced() == "2"
+    config = repository / MODEL / "config.pbtxt"
+    written = config.stat().st_mtime_ns
+    await control.shadow(MODEL, 2)
+    assert config.stat().st_mtime_ns == written, "what is so already is not loaded again"
+    await control.shadow(MODEL, 0)
+    assert await announced() == "0"
+    await control.shadow(MODEL, 2)
+    await control.promote(MODEL, 2)
+    assert await announced() == "0"
+    with pytest.raises(RepositoryError, match="must be deployed and not promoted"):
+        await control.shadow(MODEL, 2)
+    await control.shadow(MODEL, 1)
+    await control.retire(MODEL, 1)
+    assert await announced() == "0"
+
+
 async def test_a_retired_version_is_gone_for_good_and_the_watchdog_does_not_miss_it(
     launcher: Any, control: ModelControl, tmp_path: Path, times_model: WriteModel
 ) -> None:
