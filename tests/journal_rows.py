@@ -109,4 +109,9 @@ def one_of_each(decision_id: str = "", intent_id: str = "") -> list[rows.Row]:
         rows.CommissionRow("0001.1", Decimal("1.005"), "USD", None),
         rows.PositionRow(1, "AAA", Decimal(10), 100.01, NS + 3),
         rows.RiskEventRow("disconnected", 0, NS + 4, "the gateway went away", {"code": 1100}),
+        rows.ShadowAnswerRow(
+            decision_id, "lstm_cnn", 2, "cd" * 32, "r2", "in time", "", 6_000_000, 1_006_000_000, 8_000_000,
+            {"probabilities": [0.2, 0.2, 0.6]}, "BUY", "BUY", "entry", 1 / 3, Decimal(9), "up, by 0.4", 0.2, 0.2, 0.6,
+            [{"name": "notional", "value": 2.5, "limit": float("inf"), "passed": True}], True, 0.1 + 0.2,
+        ),
     ]  # fmt: skip

@@ -55,6 +55,8 @@ def _lines(evidence: DecisionEvidence) -> Iterator[str]:
     yield f"  state: {_pairs(decision.state)}"
     yield f"  window: {_window(decision.window)}"
     yield from _section("calls", (_call(call) for call in evidence.calls))
+    if evidence.shadows:
+        yield from _section("shadows (never used)", (_shadow(answer) for answer in evidence.shadows))
     yield from _section("neighbours", (_neighbor(neighbor) for neighbor in evidence.neighbors))
     yield from _section("risk checks", (_pairs(check) for check in decision.risk_checks))
     yield from _section("orders", (_intent(intent) for intent in evidence.intents))
@@ -79,6 +81,23 @@ def _call(call: rows.ModelCallRow) -> str:
         f"compute {_told(call.compute_ns)}, network {_told(call.network_ns)}; "
         f"{call.model_name} v{call.model_version} {call.artifact_sha256[:12]}; request {call.request_id}"
         f"{'; ' + call.detail if call.detail else ''}; output {_short(call.output)}"
+    )
+
+
+def _shadow(answer: rows.ShadowAnswerRow) -> str:
+    who = f"{answer.service} v{answer.model_version} {answer.artifact_sha256[:12]}"
+    if answer.agrees is None:
+        why = f"{answer.outcome}{': ' + answer.detail if answer.detail else ''}"
+        return f"{who}: no answer, {why}; request {answer.request_id or 'not sent'}"
+    took = _told(answer.received_after_ns - answer.sent_after_ns)
+    away = answer.probability_difference
+    apart = "the voter itself did not answer" if away is None else f"{away:.6g} from the voter's"
+    order = f" of {answer.quantity}" if answer.quantity is not None else ""
+    return (
+        f"{who}: answered in {took}, {apart}; would have decided {answer.side}{order} "
+        f"({'as' if answer.agrees else 'UNLIKE'} the real {answer.live_side}) - {answer.reason}; "
+        f"down {_number(answer.down_probability)}, flat {_number(answer.flat_probability)}, "
+        f"up {_number(answer.up_probability)}; request {answer.request_id}; output {_short(answer.output)}"
     )
 
 

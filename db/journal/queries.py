@@ -43,6 +43,7 @@ class DecisionEvidence:
         decision: The decision.
         calls: Its calls, in the order they were recorded.
         neighbors: By rank.
+        shadows: What versions that are tried answered, and would have led to.
         intents: Orders it caused.
         order_events: Of those orders, by time.
         fills: Of those orders, by time.
@@ -58,6 +59,37 @@ class DecisionEvidence:
     order_events: Sequence[rows.OrderEventRow]
     fills: Sequence[rows.FillRow]
     commissions: Sequence[rows.CommissionRow]
+    shadows: Sequence[rows.ShadowAnswerRow] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowSummary:
+    """What a version that was tried did beside the real one, over all runs that asked it.
+
+    Attributes:
+        artifacts: Digests of the files that had this number.
+        runs: How many runs asked it.
+        decisions: Real decisions after which it was to be asked.
+        asked: Questions that were sent.
+        answered: Those that were answered by its deadline.
+        missing: Why there was no answer -> how often.
+        agreed: Answers that lead to the decision that was made.
+        changes: "HOLD -> BUY", the real side and the other -> how often, without those that agree.
+        max_probability_difference: From the voter's own answers; None without a pair.
+        p50_ms, p99_ms: Round trips; None without an answer.
+    """
+
+    artifacts: Sequence[str]
+    runs: int
+    decisions: int
+    asked: int
+    answered: int
+    missing: Mapping[str, int]
+    agreed: int
+    changes: Mapping[str, int]
+    max_probability_difference: float | None
+    p50_ms: float | None
+    p99_ms: float | None
 
 
 class JournalReader:
@@ -126,6 +158,7 @@ class JournalReader:
             rows.InstrumentRow: "con_id",
             rows.ModelCallRow: "model_call_id",
             rows.NeighborRow: "decision_id, rank",
+            rows.ShadowAnswerRow: "decision_id, service, model_version",
             rows.OrderIntentRow: "created_ns, intent_id",
             rows.CommissionRow: "exec_id",
             rows.BarRow: "start_ns, con_id",
@@ -149,6 +182,58 @@ class JournalReader:
             DatabaseError: The server refused.
         """
         return await self.rows_of(rows.DecisionRow, run_id, limit)
+
+    async def last_decisions(self, run_id: str, count: int) -> list[rows.DecisionRow]:
+        """Return the last decisions of a run, the oldest of them first.
+
+        Raises:
+            DatabaseError: The server refused.
+        """
+        table = BY_ROW_TYPE[rows.DecisionRow]
+        found = await self._fetch(
+            "SELECT * FROM decisions WHERE run_id = $1 ORDER BY event_ns DESC, decision_id DESC LIMIT $2",
+            run_id,
+            count,
+        )
+        return [_row(table, record) for record in reversed(found)]
+
+    async def shadow_summary(self, service: str, model_version: int) -> ShadowSummary:
+        """Return what a version that was tried did, over all runs.
+
+        Raises:
+            NotFoundError: No run has asked it.
+            DatabaseError: The server refused.
+        """
+        of_it = "FROM shadow_answers WHERE service = $1 AND model_version = $2"
+        trip = "(ORDER BY received_after_ns - sent_after_ns) FILTER (WHERE agrees IS NOT NULL) / 1e6"
+        (whole,) = await self._fetch(
+            "SELECT array_agg(DISTINCT artifact_sha256) AS artifacts, count(DISTINCT run_id) AS runs, "
+            "count(*) AS decisions, count(*) FILTER (WHERE sent_after_ns >= 0) AS asked, "
+            "count(*) FILTER (WHERE agrees IS NOT NULL) AS answered, count(*) FILTER (WHERE agrees) AS agreed, "
+            "max(probability_difference) AS max_probability_difference, "
+            f"percentile_cont(0.5) WITHIN GROUP {trip} AS p50_ms, "
+            f"percentile_cont(0.99) WITHIN GROUP {trip} AS p99_ms {of_it}",
+            service,
+            model_version,
+        )
+        if not whole["decisions"]:
+            raise NotFoundError(
+                f"no run at {self._where} has asked version {model_version} of {service} beside another"
+            )
+        parts = await self._fetch(
+            f"SELECT outcome, agrees, live_side, side, count(*) AS n {of_it} GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC",
+            service,
+            model_version,
+        )
+        missing: dict[str, int] = {}
+        changes: dict[str, int] = {}
+        for part in parts:
+            if part["agrees"] is None:
+                missing[part["outcome"]] = missing.get(part["outcome"], 0) + part["n"]
+            elif not part["agrees"]:
+                change = f"{part['live_side']} -> {part['side']}"
+                changes[change] = changes.get(change, 0) + part["n"]
+        return ShadowSummary(**dict(whole), missing=missing, changes=changes)
 
     async def evidence(self, decision_id: str) -> DecisionEvidence:
         """Return a decision with everything that belongs to it.
@@ -191,6 +276,9 @@ class JournalReader:
                 "run_id = $1 AND exec_id = ANY ($2) ORDER BY exec_id",
                 run_id,
                 [fill.exec_id for fill in fills],
+            ),
+            shadows=await self._related(
+                rows.ShadowAnswerRow, "decision_id = $1 ORDER BY service, model_version", decision_id
             ),
         )
 

@@ -157,6 +157,39 @@ class NeighborRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowAnswerRow:
+    """What a version that is tried answered after a decision, and what would have been decided with it.
+
+    `live_side` is the side of the real decision. Without an answer everything of the would-be decision
+    is None, and `outcome` says why: a Reason's value. `output` is as in ModelCallRow.
+    """
+
+    decision_id: str
+    service: str
+    model_version: int
+    artifact_sha256: str
+    request_id: str
+    outcome: str
+    detail: str
+    sent_after_ns: int  # since the bar came off the socket; -1 when not sent
+    deadline_after_ns: int
+    received_after_ns: int  # -1 when nothing came
+    output: Mapping[str, Any]
+    live_side: str
+    side: str | None = None
+    purpose: str | None = None
+    strength: float | None = None
+    quantity: Decimal | None = None
+    reason: str | None = None
+    down_probability: float | None = None
+    flat_probability: float | None = None
+    up_probability: float | None = None
+    risk_checks: Sequence[Mapping[str, Any]] = ()
+    agrees: bool | None = None
+    probability_difference: float | None = None  # largest, from the voter's own answer
+
+
+@dataclass(frozen=True, slots=True)
 class OrderIntentRow:
     """An order that is about to be sent; durable before it is."""
 
@@ -247,6 +280,7 @@ Row = (
     | DecisionRow
     | ModelCallRow
     | NeighborRow
+    | ShadowAnswerRow
     | OrderIntentRow
     | OrderEventRow
     | FillRow

@@ -78,6 +78,7 @@ TABLES: tuple[Table, ...] = (
     _table("decisions", rows.DecisionRow),
     _table("model_calls", rows.ModelCallRow),
     _table("neighbors", rows.NeighborRow),
+    _table("shadow_answers", rows.ShadowAnswerRow),
     _table("order_intents", rows.OrderIntentRow),
     _table("order_events", rows.OrderEventRow),
     _table("fills", rows.FillRow),
