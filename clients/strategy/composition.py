@@ -35,6 +35,7 @@ from strategy.adapters.ibkr_broker import IbkrBroker
 from strategy.adapters.ibkr_connection import IbkrConnection
 from strategy.adapters.ibkr_feed import IbkrFeed
 from strategy.adapters.metrics import RunCollector
+from strategy.adapters.shadow_forecaster import GrpcShadowForecaster
 from strategy.adapters.tracing import DecisionTracer
 from strategy.config import SIMILARITY, StrategyConfig
 from strategy.engine import Engine
@@ -155,6 +156,7 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
             rows=lambda: _counts(journal),
             trace=trace,
             garbage=garbage,
+            shadow=_shadow(config, stack, screen),
         )
         metrics = ServerMetrics()
         metrics.registry.register(RunCollector(engine, lambda: _counts(journal)))
@@ -230,6 +232,7 @@ def _settings(run_id: str, config: StrategyConfig, options: RunOptions) -> RunSe
         live_confirmed=options.live_confirmed,
         budget_ms=config.budget.total_ms,
         kill_file=Path(config.control.kill_file) if config.control.kill_file else None,
+        shadow_in_flight=config.shadow.max_in_flight,
     )
 
 
@@ -261,6 +264,21 @@ def forecaster_spec(config: StrategyConfig) -> ForecasterSpec:
         transport=Transport(config.services.transport),
         traced=bool(config.telemetry.otlp_endpoint),
     )
+
+
+def _shadow(config: StrategyConfig, stack: AsyncExitStack, screen: Screen) -> GrpcShadowForecaster | None:
+    if not config.shadow.max_in_flight or not config.services.triton.target:
+        return None
+    shadow = GrpcShadowForecaster(
+        forecaster_spec(config),
+        deadline_ns=int(config.shadow.deadline_ms * _MS),
+        max_in_flight=config.shadow.max_in_flight,
+        on_change=lambda words: screen.line(f"shadow: {words}"),
+        tls=_tls(config).get("triton_tls"),
+    )
+    shadow.open()
+    stack.push_async_callback(shadow.close)
+    return shadow
 
 
 def _tls(config: StrategyConfig) -> Mapping[str, Any]:

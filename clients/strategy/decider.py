@@ -41,6 +41,8 @@ class Decided:
     Attributes:
         decision_id: UUIDv7.
         bar: What caused it.
+        request: What the services were asked.
+        given: What ensemble, policy and risk were given.
         decided_ns: When, wall clock.
         decision: Ensemble, policy and risk.
         side: What was done: HOLD also where an entry was refused or could not be sent.
@@ -51,6 +53,8 @@ class Decided:
 
     decision_id: str
     bar: Bar
+    request: ForecastRequest
+    given: DecisionInput
     decided_ns: int
     decision: Decision
     side: Side
@@ -87,6 +91,16 @@ class Decider:
     _under_way: int = 0
     _calm: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def under_way(self) -> int:
+        """Decisions that are being made, their orders not yet out."""
+        return self._under_way
+
+    async def calm(self) -> None:
+        """Wait until no decision is being made."""
+        while self._under_way:
+            await self._calm.wait()
+
     async def decide(self, bar: Bar) -> Decided:
         """Make the decision of one bar and record it; the window is full.
 
@@ -96,7 +110,7 @@ class Decider:
         self._calm.clear()
         self.garbage.decision_began(bar.receive_ns)
         try:
-            decided, given, request = await self._decide(bar)
+            decided = await self._decide(bar)
         finally:
             self.garbage.decision_ended()
             self._under_way -= 1
@@ -108,10 +122,10 @@ class Decider:
                     async with asyncio.timeout(self.budget_ms / 1e3):
                         await self._calm.wait()
         finally:
-            self._record(decided, given, request)
+            self._record(decided)
         return decided
 
-    async def _decide(self, bar: Bar) -> tuple[Decided, DecisionInput, ForecastRequest]:
+    async def _decide(self, bar: Bar) -> Decided:
         stages = StageClock(bar.receive_ns)
         window = self.market.windows[bar.con_id].as_array()
         request = ForecastRequest(uuid_utils.uuid7().hex, bar.con_id, window, bar.end_ns, bar.receive_ns)
@@ -135,9 +149,18 @@ class Decider:
         stages.mark("decide", self.clock.monotonic_ns())
 
         side, reason = await self._act(request, bar, decision, stages)
-        decided_ns = self.clock.wall_ns()
-        decided = Decided(request.decision_id, bar, decided_ns, decision, side, reason, reply, stages)
-        return decided, given, request
+        return Decided(
+            decision_id=request.decision_id,
+            bar=bar,
+            request=request,
+            given=given,
+            decided_ns=self.clock.wall_ns(),
+            decision=decision,
+            side=side,
+            reason=reason,
+            reply=reply,
+            clock=stages,
+        )
 
     async def _act(
         self, request: ForecastRequest, bar: Bar, decision: Decision, stages: StageClock
@@ -185,8 +208,8 @@ class Decider:
             created_ns=self.clock.wall_ns(),
         )
 
-    def _record(self, decided: Decided, given: DecisionInput, request: ForecastRequest) -> None:
-        decision, reply = decided.decision, decided.reply
+    def _record(self, decided: Decided) -> None:
+        request, decision, reply = decided.request, decided.decision, decided.reply
         probabilities = decision.consensus.probabilities
         self.journal.record(
             DecisionRow(
@@ -204,7 +227,7 @@ class Decider:
                 weights=dict(decision.consensus.weights),
                 missing=dict(decision.consensus.missing),
                 risk_checks=checks_to_json(decision.verdict),
-                state=input_to_json(given),
+                state=input_to_json(decided.given),
                 ledger=dict(decided.clock.spans),
                 budget_ns=int(self.budget_ms * _MS),
                 window=request.window.astype("<f4").tobytes(),

@@ -7,7 +7,6 @@ that tests, replays and backtests run the same code.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -16,9 +15,9 @@ from journal.rows import RiskEventRow
 from market.events import Bar, BookSnapshot, Quote, Trade
 from strategy import recording
 from strategy.core.decision import DecisionRules
-from strategy.core.risk import halts
-from strategy.core.values import Account, Commission, Fill, OrderEvent, OrderIntent, Position, Purpose
+from strategy.core.values import Account, Commission, Fill, OrderEvent, OrderIntent, Position
 from strategy.decider import Decided, Decider
+from strategy.departure import Departure
 from strategy.garbage import GarbageKeeper
 from strategy.ledger import RunLedger
 from strategy.market_view import MarketView
@@ -34,11 +33,13 @@ from strategy.ports import (
     Journal,
     LateAnswer,
     MarketFeed,
+    ShadowForecaster,
     VoterInfo,
 )
 from strategy.screen import Screen
+from strategy.shadow import ShadowTap
 from strategy.situation import RunSettings, Situation
-from strategy.status import DecisionFeed, ServiceView, StatusView
+from strategy.status import DecisionFeed, StatusView, service_views
 from strategy.trading_state import TradingGate, TradingState
 
 _log = structlog.get_logger(__name__)
@@ -46,7 +47,7 @@ _log = structlog.get_logger(__name__)
 # 202: an order was cancelled, as we asked; 10148: it had filled before the wish to cancel arrived.
 _EXPECTED_CODES = frozenset({0, 202, 10148})
 _HOUSEKEEPING_S = 0.5
-_LAST_ORDERS_S = 5.0
+_LAST_ANSWERS_S = 2.0
 
 
 class Engine:
@@ -63,6 +64,7 @@ class Engine:
         rows: Tells how many rows are recorded and how many wait; for the screen.
         trace: Told of every decision, with its symbol; None for nobody.
         garbage: Keeps collections off the decisions; None leaves them to Python.
+        shadow: Asks versions that are tried, after the decisions; None asks none.
     """
 
     def __init__(
@@ -82,13 +84,13 @@ class Engine:
         rows: Callable[[], tuple[int, int]],
         trace: Callable[[Decided, str], None] | None = None,
         garbage: GarbageKeeper | None = None,
+        shadow: ShadowForecaster | None = None,
     ) -> None:
         self.ledger = RunLedger()
         self.portfolio = Portfolio()
         self.decisions = DecisionFeed()
         self.voters = voters
         self._settings = settings
-        self._rules = rules
         self._market = market
         self._clock = clock
         self._feed = feed
@@ -113,12 +115,17 @@ class Engine:
             self._situation,
             self._garbage,
         )
+        self._departure = Departure(
+            self._situation, rules.risk, gate, self._desk, self.portfolio, self.on_trouble
+        )
+        self._shadow = ShadowTap(
+            shadow, self._decider, rules, journal, self.ledger, settings.shadow_in_flight
+        )
         self._start_ns = clock.wall_ns()
         self._early_bars: list[Bar] | None = []
         self._busy: dict[int, asyncio.Task[None]] = {}
         self._finished: set[int] = set()
         self._stop = asyncio.Event()
-        self._moved = asyncio.Event()
 
     async def run(self) -> None:
         """Trade until the run's end, or until stop().
@@ -150,7 +157,8 @@ class Engine:
         finally:
             housekeeping.cancel()
             await asyncio.gather(housekeeping, *self._busy.values(), return_exceptions=True)
-            await self._leave()
+            await self._departure.leave(flatten=bool(self._finished))
+            await self._shadow.close(_LAST_ANSWERS_S)
 
     def stop(self) -> None:
         """End the run; entries are cancelled, positions keep their stops."""
@@ -258,7 +266,7 @@ class Engine:
             return
         self.ledger.fills += 1
         held = self.portfolio.book.state(fill.con_id)
-        self._moved.set()
+        self._departure.moved()
         self._screen.fill(fill, held.quantity)
         position = Position(fill.con_id, fill.symbol, held.quantity, float(held.average_price))
         self._journal.record(recording.position_row(position, fill.event_ns))
@@ -320,11 +328,6 @@ class Engine:
 
     def status(self) -> StatusView:
         """Return the state of the run."""
-        targets = {voter.name: voter.target for voter in self.voters}
-        services = [
-            ServiceView(name, targets.get(name, ""), tally.in_time, tally.missing.total(), tally.last_missing)
-            for name, tally in sorted(self.ledger.services.items())
-        ]
         return StatusView(
             run_id=self._settings.run_id,
             mode=self._settings.trading_mode,
@@ -336,7 +339,7 @@ class Engine:
             decisions=self.ledger.decisions.total(),
             orders=self.ledger.orders,
             start_ns=self._start_ns,
-            services=services,
+            services=service_views(self.ledger, self.voters),
         )
 
     def open_positions(self) -> Sequence[tuple[Position, float]]:
@@ -371,15 +374,17 @@ class Engine:
     async def _on_closed_bar(self, bar: Bar) -> None:
         symbol = self._market.symbol(bar.con_id)
         window = self._market.windows[bar.con_id]
-        if window.ready:
-            decided = await self._decider.decide(bar)
+        decided = await self._decider.decide(bar) if window.ready else None
+        if decided is not None:
             self._narrator.decided(decided, symbol)
         else:
             self._screen.attention(
                 f"{symbol}: {len(window)} of {self._market.window_bars} bars, no decision yet"
             )
         await self._desk.keep_protected(bar.con_id, symbol)
-        await self._halt_on_losses(bar)
+        await self._departure.halt_on_losses(bar)
+        if decided is not None:
+            self._shadow.decided(decided)
 
     def _bar_done(self, con_id: int, task: asyncio.Task[None]) -> None:
         self._busy.pop(con_id, None)
@@ -396,47 +401,9 @@ class Engine:
             # The next bars are as far away as they ever are.
             asyncio.get_running_loop().call_soon(self._garbage.tidy)
 
-    async def _halt_on_losses(self, bar: Bar) -> None:
-        breached = halts(self._situation.risk_state(bar, 0.0), self._rules.risk)
-        if not breached or self._gate.state is TradingState.HALTED:
-            return
-        self._gate.halt(
-            "; ".join(f"{check.name} {check.value:.2f}, limit {check.limit:g}" for check in breached)
-        )
-        self._desk.cancel_entries()
-        if self._rules.risk.flatten_on_halt:
-            await self._flatten()
-
-    async def _flatten(self) -> None:
-        for held in self.portfolio.open_positions():
-            await self._desk.close(held.con_id, held.symbol, Purpose.FLATTEN, "")
-
     async def _keep_house(self) -> None:
         while True:
             kill_file = self._settings.kill_file
             if kill_file is not None and kill_file.exists() and not self._gate.killed:
                 self.kill(f"kill file {kill_file}")
             await asyncio.sleep(_HOUSEKEEPING_S)
-
-    async def _leave(self) -> None:
-        """Cancel entries; at the run's own end also flatten; wait a bounded time for the last fills."""
-        if not self._gate.may_exit or self._gate.killed:
-            return
-        self._desk.cancel_entries()
-        if not await self._desk.entries_settled(_LAST_ORDERS_S):
-            self.on_trouble("cancel not confirmed", 0, "an entry may still fill; look at the broker's orders")
-        if self._finished:
-            await self._flatten()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._until_flat(), _LAST_ORDERS_S)
-        for held in self.portfolio.open_positions():
-            stop = self._desk.stop_price(held.con_id)
-            kept = f"its stop at {stop:g} stays" if stop else "WITHOUT a stop"
-            self.on_trouble(
-                "position left", held.con_id, f"{held.symbol} {held.quantity:+} is left open, {kept}"
-            )
-
-    async def _until_flat(self) -> None:
-        while self.portfolio.open_positions():
-            self._moved.clear()
-            await self._moved.wait()

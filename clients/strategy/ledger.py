@@ -7,6 +7,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from strategy.ports import ShadowVersion
+
 STAGES = ("window", "forecasts", "decide", "intent", "order")
 """Stages of a decision, in order: bar to window; calls; ensemble, policy and risk; the intent made
 durable; the order on the socket. The last two only where an order was sent."""
@@ -87,6 +89,27 @@ class ServiceTally:
     round_trip: Spans = field(default_factory=Spans)
 
 
+@dataclass(slots=True)
+class ShadowTally:
+    """What a version that is tried did in this run.
+
+    Attributes:
+        asked: Questions that were sent.
+        answered: Those that it answered by its deadline.
+        dropped: Questions that were not sent, because the strategy or the server had too much to do.
+        missing: Why the others have no answer.
+        agreed: Answers that lead to the decision that was made.
+        max_difference: Largest distance of a probability from the voter's own; nan without a pair.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    dropped: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+    agreed: int = 0
+    max_difference: float = float("nan")
+
+
 class RunLedger:
     """Collects the figures of a run for the screen, the report and the status RPC."""
 
@@ -98,6 +121,7 @@ class RunLedger:
         self.fills = 0
         self.services: dict[str, ServiceTally] = {}
         self.stages: dict[str, Spans] = {}
+        self.shadows: dict[ShadowVersion, ShadowTally] = {}
 
     def add_decision(self, side: str, clock: StageClock, *, quorum: bool, budget_ns: int) -> None:
         """Count a decision and its spans."""

@@ -267,6 +267,32 @@ class Forecaster(Protocol):
         """Close the channels."""
 
 
+@dataclass(frozen=True, slots=True)
+class ShadowVersion:
+    """A version of a voter's model that is tried: asked after the decisions, recorded, never used.
+
+    Attributes:
+        voter: In whose place it would vote.
+        version: Its number.
+        artifact_sha256: Hex digest; "" when the server does not say.
+    """
+
+    voter: str
+    version: int
+    artifact_sha256: str = ""
+
+
+class ShadowForecaster(Protocol):
+    """Asks versions that are tried, over a connection and within limits of their own."""
+
+    @property
+    def versions(self) -> Sequence[ShadowVersion]:
+        """Those announced now that fit what the strategy expects of the voter."""
+
+    async def ask(self, shadow: ShadowVersion, request: ForecastRequest) -> Outcome[Forecast]:
+        """Ask one what its voter was asked; return by a deadline of its own, which begins now."""
+
+
 # --- journal -------------------------------------------------------------------------------------
 
 

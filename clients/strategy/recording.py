@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from journal import rows
 from market.events import Bar, BookSnapshot, Instrument, Quote, Trade
+from strategy.core.decision import Decision, checks_to_json
+from strategy.core.shadow import side_of
 from strategy.core.values import Commission, Fill, Neighbor, OrderEvent, OrderIntent, Position, intent_id_of
-from strategy.ports import Forecast, ForecastReply, ForecastRequest, LateAnswer
+from strategy.ports import Forecast, ForecastReply, ForecastRequest, LateAnswer, ShadowVersion
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 
 IN_TIME = "in time"
@@ -150,6 +153,63 @@ def late_row(late: LateAnswer) -> rows.ModelCallRow:
         0,
         "",
         {},
+    )
+
+
+def shadow_row(
+    request: ForecastRequest,
+    live: Decision,
+    shadow: ShadowVersion,
+    outcome: Outcome[Forecast],
+    other: Decision | None,
+    agrees: bool | None,
+    probability_difference: float | None,
+) -> rows.ShadowAnswerRow:
+    """Return the row of what a version that is tried answered, or why it did not.
+
+    Args:
+        request: Of the real decision.
+        live: The real decision.
+        shadow: Who was asked.
+        outcome: Its answer.
+        other: The decision that would have been made with it; None without an answer.
+        agrees: Whether that is the real one; None without an answer.
+        probability_difference: From the voter's own answer; None where one is missing.
+    """
+    call, start_ns = outcome.call, request.start_ns
+    missing = outcome if isinstance(outcome, NoAnswer) else None
+    row = rows.ShadowAnswerRow(
+        decision_id=request.decision_id,
+        service=shadow.voter,
+        model_version=shadow.version,
+        artifact_sha256=call.artifact_sha256 or shadow.artifact_sha256,
+        request_id=call.request_id,
+        outcome=IN_TIME if missing is None else missing.reason.value,
+        detail="" if missing is None else missing.detail,
+        sent_after_ns=call.sent_ns - start_ns if call.sent_ns else -1,
+        deadline_after_ns=call.deadline_ns - start_ns if call.deadline_ns else -1,
+        received_after_ns=call.received_ns - start_ns if call.received_ns else -1,
+        output=_forecast_output(outcome.value) if isinstance(outcome, Answer) else {},
+        live_side=side_of(live).value,
+    )
+    if other is None:
+        return row
+    probabilities, signal = other.consensus.probabilities, other.signal
+    plan = other.exit or (other.verdict.plan if other.verdict else None)
+    refusal = other.verdict.refusal if other.verdict else ""
+    return replace(
+        row,
+        side=side_of(other).value,
+        purpose=signal.purpose.value if signal.purpose else None,
+        strength=signal.strength,
+        quantity=plan.quantity if plan else None,
+        reason=f"{signal.reason}; risk: {refusal}" if refusal else signal.reason,
+        down_probability=probabilities.down if probabilities else None,
+        flat_probability=probabilities.flat if probabilities else None,
+        up_probability=probabilities.up if probabilities else None,
+        risk_checks=checks_to_json(other.verdict),
+        agrees=agrees,
+        probability_difference=probability_difference,
     )
 
 

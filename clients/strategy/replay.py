@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from journal.rows import DecisionRow, ModelCallRow, OrderIntentRow
-from strategy.core.decision import Decision, checks_to_json, remake
-from strategy.core.values import Purpose
+from journal.rows import DecisionRow, ModelCallRow, OrderIntentRow, ShadowAnswerRow
+from strategy.core.decision import Decision, checks_to_json, input_from_json, remake, rules_from_json
+from strategy.core.shadow import agree, side_of, would_be
+from strategy.core.values import Probabilities, Purpose
 from strategy.ports import Clock, Forecaster, ForecastRequest
-from tradeserve_client.answers import Answer
+from tradeserve_client.answers import Answer, CallRecord
 
 WINDOW_COLUMNS = 5
 
@@ -76,6 +77,45 @@ def _fields(
             yield "limit_price", intent.limit_price, plan.limit_price
             yield "stop_price", intent.stop_price, plan.stop_price
             yield "take_profit_price", intent.take_profit_price, plan.take_profit_price
+
+
+def shadow_differences(
+    row: DecisionRow, rules: Mapping[str, Any], answers: Sequence[ShadowAnswerRow]
+) -> Iterator[Difference]:
+    """Make the decisions again that would have been made with the answers of versions that were tried.
+
+    Args:
+        row: The real decision, as recorded.
+        rules: `config["rules"]` of its run.
+        answers: Recorded for it; those that did not come have no decision.
+
+    Raises:
+        ValueError: The record can't be read; the message names the field.
+    """
+    for answer in answers:
+        if answer.agrees is None:
+            continue
+        vote = Answer(Probabilities(*answer.output["probabilities"]), CallRecord(answer.service, "", 0, 0, 0))
+        given = input_from_json(row.state)
+        other = would_be(given, rules_from_json(rules), answer.service, vote)
+        for field, recorded, remade in _shadow_fields(answer, other, agree(remake(row.state, rules), other)):
+            if recorded != remade:
+                name = f"{answer.service} v{answer.model_version} {field}"
+                yield Difference(row.decision_id, name, recorded, remade)
+
+
+def _shadow_fields(
+    answer: ShadowAnswerRow, other: Decision, agrees: bool
+) -> Iterator[tuple[str, object, object]]:
+    p = other.consensus.probabilities
+    yield "down_probability", answer.down_probability, p.down if p else None
+    yield "flat_probability", answer.flat_probability, p.flat if p else None
+    yield "up_probability", answer.up_probability, p.up if p else None
+    yield "side", answer.side, side_of(other).value
+    yield "purpose", answer.purpose, other.signal.purpose.value if other.signal.purpose else None
+    yield "strength", answer.strength, other.signal.strength
+    yield "risk_checks", list(answer.risk_checks), checks_to_json(other.verdict)
+    yield "agrees", answer.agrees, agrees
 
 
 @dataclass(slots=True)

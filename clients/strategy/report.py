@@ -80,6 +80,7 @@ def lines(
         f"  Garbage      {garbage.collections} collections, the longest {garbage.longest_ns / 1e6:.2f} ms; "
         f"on the path of a decision {garbage.longest_on_path_ns / 1e6:.2f} ms at most"
     )
+    yield from _shadows(ledger)
     yield f"  Orders       {ledger.orders} sent, {ledger.fills} fills"
     yield (
         f"  PnL          {money.net:+.2f} {money.currency} after commission "
@@ -98,6 +99,20 @@ def _services(ledger: RunLedger) -> Iterator[str]:
         why = ", ".join(f"{count} {reason}" for reason, count in tally.missing.most_common())
         late = f"; {tally.late_reported} came late and were not used" if tally.late_reported else ""
         yield f"               {name:<16} {tally.in_time:>7}  {missing:>7}  {share:>6.1%}   {why}{late}".rstrip()
+
+
+def _shadows(ledger: RunLedger) -> Iterator[str]:
+    for shadow, tally in ledger.shadows.items():
+        why = "".join(f", {count} {reason}" for reason, count in tally.missing.most_common())
+        dropped = f", {tally.dropped} not asked under load" if tally.dropped else ""
+        line = f"asked {tally.asked}, answered {tally.answered}{why}{dropped}"
+        if tally.answered:
+            share = tally.agreed / tally.answered
+            line += f"; {tally.agreed} would-be decisions of {tally.answered} are the real ones ({share:.1%})"
+        if tally.max_difference >= 0:
+            line += f", max |difference| of a probability {tally.max_difference:.4f}"
+        who = f"{shadow.voter} v{shadow.version} {shadow.artifact_sha256[:12]}".rstrip()
+        yield f"  Shadow       {who} (never used): {line}"
 
 
 def _stages(ledger: RunLedger) -> Iterator[str]:

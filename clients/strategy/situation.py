@@ -30,6 +30,7 @@ class RunSettings:
         live_confirmed: A person confirmed live trading for this run.
         budget_ms: Bar on the socket to order on the socket.
         kill_file: Its existence kills; None for none.
+        shadow_in_flight: Questions to versions that are tried, open at once.
     """
 
     run_id: str
@@ -38,6 +39,7 @@ class RunSettings:
     live_confirmed: bool
     budget_ms: float
     kill_file: Path | None
+    shadow_in_flight: int = 16
 
 
 @dataclass(frozen=True, slots=True)

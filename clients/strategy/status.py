@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from strategy.core.values import Position, Probabilities, Side
+from strategy.ledger import RunLedger
+from strategy.ports import VoterInfo
 from strategy.trading_state import TradingState
 
 _RECENT_DECISIONS = 1000
@@ -132,3 +134,12 @@ class Controlled(Protocol):
         Raises:
             StateError: Not reconciled.
         """
+
+
+def service_views(ledger: RunLedger, voters: Sequence[VoterInfo]) -> Sequence[ServiceView]:
+    """Return what each service did in the run."""
+    targets = {voter.name: voter.target for voter in voters}
+    return [
+        ServiceView(name, targets.get(name, ""), tally.in_time, tally.missing.total(), tally.last_missing)
+        for name, tally in sorted(ledger.services.items())
+    ]

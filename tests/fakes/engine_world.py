@@ -23,6 +23,7 @@ from strategy import config
 from strategy.decider import Decided
 from strategy.engine import Engine
 from strategy.market_view import MarketView
+from strategy.ports import ShadowForecaster
 from strategy.screen import Screen
 from strategy.situation import RunSettings
 from strategy.trading_state import TradingGate, TradingState
@@ -40,6 +41,8 @@ class World:
     text: io.StringIO = field(default_factory=io.StringIO)
     trace: Callable[[Decided, str], None] | None = None
     task: asyncio.Task[None] | None = None
+    shadow: ShadowForecaster | None = None
+    shadow_in_flight: int = 16
 
     def __post_init__(self) -> None:
         self.feed = FakeFeed(self.clock)
@@ -55,7 +58,7 @@ class World:
         self.rules = settings.rules
         until_ns = None if self.until_bars is None else self.feed_end_ns(self.until_bars)
         self.engine = Engine(
-            RunSettings("run", ["ACME"], "paper", False, 50.0, self.folder / "KILL"),
+            RunSettings("run", ["ACME"], "paper", False, 50.0, self.folder / "KILL", self.shadow_in_flight),
             settings.rules,
             MarketView(BAR_S, 60, until_ns),
             clock=self.clock,
@@ -68,6 +71,7 @@ class World:
             voters=await self.forecaster.start(),
             rows=lambda: (len(self.journal.rows), 0),
             trace=self.trace,
+            shadow=self.shadow,
         )
         self.task = asyncio.create_task(self.engine.run())
         await self.until(lambda: self.gate.state is not TradingState.STARTING)

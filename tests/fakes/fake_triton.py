@@ -34,6 +34,7 @@ class FakeModel:
     cancelled: int = 0
     time_left_s: list[float] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    others: dict[int, FakeModel] = field(default_factory=dict)  # versions that behave otherwise
 
     @property
     def outputs(self) -> dict[str, tuple[int, ...]]:
@@ -119,8 +120,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if self.metadata_delay_s > 0:
             await asyncio.sleep(self.metadata_delay_s)
         model = await self._model(request.name, request.version, context)
+        versions = self.models[request.name].versions
         response = service_pb2.ModelMetadataResponse(
-            name=model.name, versions=[str(v) for v in model.versions], platform="onnxruntime_onnx"
+            name=model.name, versions=[str(v) for v in versions], platform="onnxruntime_onnx"
         )
         _add(response.inputs, "window", model.input_shape)
         for name, shape in model.outputs.items():
@@ -131,7 +133,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         model = await self._model(request.name, request.version, context)
         response = service_pb2.ModelConfigResponse()
         response.config.name = model.name
-        for key, value in model.parameters.items():
+        for key, value in self.models[request.name].parameters.items():
             response.config.parameters[key].string_value = value
         return response
 
@@ -183,7 +185,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 grpc.StatusCode.NOT_FOUND,
                 f"Request for unknown model: '{name}' version {version} is not found",
             )
-        return model
+        return model.others.get(int(version or 0), model)
 
 
 def _serves(model: FakeModel, version: str) -> bool:

@@ -11,9 +11,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fakes.engine_world import World
+from fakes.fake_shadow import FakeShadow
 from server_runtime.metrics import ServerMetrics
 from strategy.adapters.metrics import RunCollector
 from strategy.ledger import BUCKETS_S
+from tradeserve_client.answers import Reason
 
 Figure = Callable[..., float]
 """Returns the sample of a name and labels."""
@@ -21,7 +23,7 @@ Figure = Callable[..., float]
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
+    made = World(tmp_path, shadow=FakeShadow(reason=Reason.DOWN))
     await made.start()
     yield made
     await made.stop()
@@ -63,6 +65,17 @@ async def test_a_scrape_shows_decisions_answers_stages_and_money(
     assert figure("tradeserve_trading_state", state="halted") == 0
     assert figure("tradeserve_equity") == pytest.approx(world.engine.portfolio.equity)
     assert (figure("tradeserve_rows_recorded_total"), figure("tradeserve_rows_waiting")) == (7, 2)
+
+
+async def test_a_version_that_is_tried_has_figures_of_its_own_and_its_voter_none_of_it(
+    world: World, scrape: Callable[[], Figure]
+) -> None:
+    await world.bar()
+    await world.until(lambda: bool(world.engine.ledger.shadows))
+    figure = await asyncio.to_thread(scrape)
+    assert figure("tradeserve_shadow_answers_total", service="lstm_cnn", version="2", outcome="down") == 1
+    assert figure("tradeserve_shadow_agreements_total", service="lstm_cnn", version="2") == 0
+    assert figure("tradeserve_answers_total", service="lstm_cnn", outcome="in_time") == 1
 
 
 async def test_the_buckets_of_a_stage_count_every_decision_once(

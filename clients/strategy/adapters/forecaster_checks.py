@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import structlog
@@ -26,7 +27,7 @@ from tradeserve_client.answers import NoAnswer, Reason
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.channel import Link
-from tradeserve_client.contract import ModelContract, differences, digest_differences
+from tradeserve_client.contract import SHADOW_VERSION, ModelContract, differences, digest_differences
 from tradeserve_client.errors import CallError
 from tradeserve_client.fan_out import FanOut
 from tradeserve_client.similarity import SERVICE, IndexInfo, SimilarityClient
@@ -175,7 +176,8 @@ class VoterCheck(Check):
             )
         except CallError:
             return  # calls find out by themselves that a server is away or slow
-        if contract != self.contract:
+        # That another version is tried beside it says nothing about this one.
+        if self.contract is None or _without_shadow(contract) != _without_shadow(self.contract):
             await self.check()
 
 
@@ -312,6 +314,11 @@ class Keeper:
         if all_hold:
             for check in self._checks:
                 await check.look_again()
+
+
+def _without_shadow(contract: ModelContract) -> ModelContract:
+    parameters = {key: value for key, value in contract.parameters.items() if key != SHADOW_VERSION}
+    return replace(contract, parameters=parameters)
 
 
 def _calm_window(window_bars: int) -> NDArray[np.float32]:

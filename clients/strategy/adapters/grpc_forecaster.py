@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server_runtime.tracing import TraceParent
+from strategy.adapters.forecaster_answers import read_forecast
 from strategy.adapters.forecaster_checks import IndexCheck, Keeper, VoterCheck
 from strategy.adapters.forecaster_specs import WINDOW_COLUMNS, ForecasterSpec
-from strategy.core.values import Neighbor, Probabilities
+from strategy.core.values import Neighbor
 from strategy.ports import Forecast, ForecastReply, ForecastRequest, LateAnswer, VoterInfo
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import CircuitBreaker
@@ -27,8 +28,6 @@ from tradeserve_client.similarity import SERVICE, Matches, SearchQuery, Similari
 from tradeserve_client.triton import Inference, TritonClient
 
 _MAX_REMEMBERED_IDS = 1024
-_SUM_TOLERANCE = 1e-3
-_NORM_TOLERANCE = 1e-2
 
 
 class GrpcForecaster:
@@ -220,7 +219,7 @@ class GrpcForecaster:
             detail = "the connection was lost during the call"
             outcomes[name] = NoAnswer(Reason.DOWN, detail, outcome.call)
         else:
-            outcomes[name] = _forecast(outcome, voter.spec.embedding_dimension)
+            outcomes[name] = read_forecast(outcome, voter.spec.embedding_dimension)
 
     def _start_search(
         self, embedded: Outcome[Forecast], request: ForecastRequest, deadline_ns: int
@@ -266,25 +265,6 @@ def _trace_headers(decision_id: str) -> Headers:
 
 def _not_sent(service: str, reason: Reason, detail: str, deadline_ns: int) -> NoAnswer:
     return NoAnswer(reason, detail, CallRecord(service, "", 0, deadline_ns, 0))
-
-
-def _forecast(answer: Answer[Inference], embedding_dimension: int) -> Outcome[Forecast]:
-    """Read a model's outputs; what is not a distribution or a unit vector is a failure."""
-    outputs = answer.value.outputs
-    down, flat, up = (float(value) for value in outputs["probabilities"][0])
-    # NaN fails every comparison.
-    if not (min(down, flat, up) >= 0.0 and abs(down + flat + up - 1.0) <= _SUM_TOLERANCE):
-        detail = f"malformed answer: probabilities {down:.4g}, {flat:.4g}, {up:.4g} are not a distribution"
-        return NoAnswer(Reason.FAILED, detail, answer.call)
-    embedding: NDArray[np.float32] | None = None
-    if embedding_dimension:
-        embedding = outputs["embedding"][0]
-        norm = float(np.sqrt(np.dot(embedding, embedding)))
-        if not abs(norm - 1.0) <= _NORM_TOLERANCE:
-            return NoAnswer(
-                Reason.FAILED, f"malformed answer: the embedding has length {norm:.4g}", answer.call
-            )
-    return Answer(Forecast(Probabilities(down, flat, up), embedding), answer.call)
 
 
 async def _neighbors(

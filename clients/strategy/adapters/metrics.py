@@ -55,7 +55,7 @@ class RunCollector(Collector):
         return asyncio.run_coroutine_threadsafe(self._read(), self._loop).result(_READ_TIMEOUT_S)
 
     async def _read(self) -> Sequence[Metric]:
-        return [*self._of_decisions(), *self._of_services(), *self._of_money()]
+        return [*self._of_decisions(), *self._of_services(), *self._of_shadows(), *self._of_money()]
 
     def _of_decisions(self) -> Iterator[Metric]:
         ledger = self._run.ledger
@@ -97,6 +97,26 @@ class RunCollector(Collector):
             late.add_metric([name], tally.late_reported)
             _add(round_trips, name, tally.round_trip)
         yield from (answers, late, round_trips)
+
+    def _of_shadows(self) -> Iterator[Metric]:
+        answers = CounterMetricFamily(
+            "tradeserve_shadow_answers",
+            "Answers of versions that are tried and never used, and why others are missing.",
+            labels=["service", "version", "outcome"],
+        )
+        agreed = CounterMetricFamily(
+            "tradeserve_shadow_agreements",
+            "Answers of such versions that lead to the decision that was made.",
+            labels=["service", "version"],
+        )
+        for shadow, tally in self._run.ledger.shadows.items():
+            who = [shadow.voter, str(shadow.version)]
+            answers.add_metric([*who, "in_time"], tally.answered)
+            answers.add_metric([*who, "dropped"], tally.dropped)
+            for reason, count in tally.missing.items():
+                answers.add_metric([*who, reason], count)
+            agreed.add_metric(who, tally.agreed)
+        yield from (answers, agreed)
 
     def _of_money(self) -> Iterator[Metric]:
         status = self._run.status()

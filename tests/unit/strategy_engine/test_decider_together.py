@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from fakes.fake_shadow import SECOND as TRIED
+from fakes.fake_shadow import FakeShadow
 from fakes.fake_world import BAR_S, START_NS, FakeBroker, FakeClock, FakeForecaster, MemoryJournal
-from journal.rows import DecisionRow
+from journal.rows import DecisionRow, ShadowAnswerRow
 from market.events import Bar, Instrument
 from strategy import config
 from strategy.core.values import OrderIntent
-from strategy.decider import Decider
+from strategy.decider import Decided, Decider
+from strategy.ledger import RunLedger
 from strategy.market_view import MarketView
 from strategy.orders import OrderDesk
 from strategy.portfolio import Portfolio
 from strategy.ports import ForecastReply, ForecastRequest
+from strategy.shadow import ShadowTap
 from strategy.situation import RunSettings, Situation
 from strategy.trading_state import TradingGate
 
@@ -71,9 +75,7 @@ def forecaster(clock: FakeClock) -> SlowForSecond:
 
 
 @pytest.fixture
-def decide(
-    tmp_path: Path, journal: MemoryJournal, clock: FakeClock, forecaster: SlowForSecond
-) -> Callable[[Instrument], Awaitable[object]]:
+def decider(tmp_path: Path, journal: MemoryJournal, clock: FakeClock, forecaster: SlowForSecond) -> Decider:
     rules = config.load(None, {"strategy.bar_size_s": BAR_S}).rules
     market, portfolio = MarketView(BAR_S, 60), Portfolio()
     market.add([FIRST, SECOND])
@@ -82,7 +84,11 @@ def decide(
     desk = OrderDesk(FakeBroker(journal), journal, gate, clock, portfolio.quantity, Watcher())
     settings = RunSettings("run", ["FRST", "SCND"], "paper", False, BUDGET_MS, None)
     situation = Situation(settings, market, portfolio, desk, gate, clock)
-    decider = Decider(rules, BUDGET_MS, market, forecaster, desk, journal, clock, situation)
+    return Decider(rules, BUDGET_MS, market, forecaster, desk, journal, clock, situation)
+
+
+@pytest.fixture
+def decide(decider: Decider, clock: FakeClock) -> Callable[[Instrument], Awaitable[Decided]]:
     return lambda instrument: decider.decide(a_bar(instrument, 59, clock))
 
 
@@ -131,3 +137,26 @@ async def test_a_decision_that_is_cancelled_while_it_waits_is_recorded_all_the_s
     second.cancel()
     await asyncio.gather(first, second, return_exceptions=True)
     assert len(journal.of(DecisionRow)) == 1
+
+
+async def test_no_version_is_tried_while_another_instruments_decision_is_being_made(
+    decide: Callable[[Instrument], Awaitable[Decided]],
+    decider: Decider,
+    journal: MemoryJournal,
+    forecaster: SlowForSecond,
+) -> None:
+    shadow, ledger = FakeShadow(), RunLedger()
+    tap = ShadowTap(shadow, decider, decider.rules, journal, ledger, 16)
+    second = asyncio.ensure_future(decide(SECOND))
+    await turns()
+    first = await decide(FIRST)
+    assert not second.done()
+    tap.decided(first)
+    assert (tap.in_flight, ledger.shadows[TRIED].dropped) == (0, 1)
+    (row,) = journal.of(ShadowAnswerRow)
+    assert isinstance(row, ShadowAnswerRow)
+    assert (row.outcome, row.detail) == ("busy", "dropped: 1 decisions are being made")
+    forecaster.released.set()
+    tap.decided(await second)
+    await tap.close(5.0)
+    assert len(shadow.asked) == ledger.shadows[TRIED].answered == 1

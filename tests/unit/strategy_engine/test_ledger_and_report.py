@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 
 from strategy.garbage import GarbageKeeper
-from strategy.ledger import RunLedger, StageClock, percentile, shares
-from strategy.ports import VoterInfo
+from strategy.ledger import RunLedger, ShadowTally, StageClock, percentile, shares
+from strategy.ports import ShadowVersion, VoterInfo
 from strategy.report import Money, Recorded, lines
 
 
@@ -62,6 +63,20 @@ def test_the_report_counts_answers_latency_orders_and_money() -> None:
     assert "+10.50 USD after commission" in text
     assert "none demonstrated by lstm_cnn" in text
     assert "2 rows in Postgres: decisions 2" in text
+
+
+def test_the_report_has_a_line_per_version_that_was_tried() -> None:
+    ledger = RunLedger()
+    ledger.shadows[ShadowVersion("lstm_cnn", 2, "ab" * 32)] = ShadowTally(
+        asked=20, answered=18, dropped=3, missing=Counter(late=2), agreed=17, max_difference=0.12345
+    )
+    ledger.shadows[ShadowVersion("gaf_resnet", 3)] = ShadowTally(asked=1, missing=Counter(down=1))
+    lines = [line for line in text_of(ledger).splitlines() if line.startswith("  Shadow ")]
+    assert lines[0] == (
+        "  Shadow       lstm_cnn v2 abababababab (never used): asked 20, answered 18, 2 late, 3 not asked under "
+        "load; 17 would-be decisions of 18 are the real ones (94.4%), max |difference| of a probability 0.1235"
+    )
+    assert lines[1:] == ["  Shadow       gaf_resnet v3 (never used): asked 1, answered 0, 1 down"]
 
 
 def test_the_report_says_when_postgres_is_away() -> None:
