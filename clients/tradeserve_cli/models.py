@@ -1,4 +1,4 @@
-"""`tradeserve models`: what Triton serves; deploying and promoting versions is in `model_lifecycle`."""
+"""`tradeserve models`: what Triton serves; versions are changed in `model_lifecycle`, tried in `model_shadow`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tradeserve_cli import model_lifecycle, output
+from tradeserve_cli import model_lifecycle, model_shadow, output
 from tradeserve_cli.arguments import Parser, Subparsers, add_command
 from tradeserve_cli.connections import clients, timeout_s
 from tradeserve_client.answers import Reason
@@ -41,6 +41,7 @@ def register(commands: Subparsers) -> None:
     )
     parser.set_defaults(run=_run)
     model_lifecycle.register(below)
+    model_shadow.register(below)
 
 
 async def _run(arguments: argparse.Namespace) -> int:

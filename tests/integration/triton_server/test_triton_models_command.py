@@ -56,6 +56,12 @@ def test_a_version_goes_from_a_file_to_every_client_and_back(
     assert [line["shadow"]["outputs"]["y"] for line in lines] == [[[2, 4]], [[6, 8]], [[-10, 12]]]
     assert models("shadow", *shadow, "--max-difference", "0.5")[0] == 1
     assert models("shadow", *shadow, "--max-difference", "10")[0] == 0
+    assert "strategies try version 2 beside theirs" in models("shadow", "--version", "2", "--live")[1]
+    assert models("shadow", "--version", "1", "--off")[::2] == (
+        2,
+        "error: --off: version 1 is not tried live, version 2 is\n",
+    )
+    assert "no version is tried" in models("shadow", "--off")[1]
     assert "5% of unpinned calls" in models("canary", "--version", "2", "--share", "0.05")[1]
 
     status, out, err = models("promote", "--version", "2", "--json")
@@ -85,6 +91,8 @@ def test_what_can_not_be_done_is_one_line_and_a_status(
     status, _, err = models("shadow", "--version", "1", "--random", "3")
     assert status == 2
     assert "give a deployed version that is not promoted" in err
+    assert models("shadow", "--random", "3")[2].startswith("error: --version N is missing")
+    assert "must be deployed and not promoted" in models("shadow", "--version", "1", "--live")[2]
     status, _, err = models("deploy", str(tmp_path / "absent.onnx"))
     assert status == 2
     assert "absent.onnx: can't be copied" in err
