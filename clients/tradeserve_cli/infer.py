@@ -17,6 +17,7 @@ from tradeserve_cli.inputs import fitted, made_up, read_array, read_arrays
 from tradeserve_client.answers import Answer, NoAnswer
 from tradeserve_client.contract import ModelContract
 from tradeserve_client.inference import Inference
+from tradeserve_client.sequence import lone_step
 from tradeserve_client.triton import TritonClient
 
 _MAX_VERSION = 2**31 - 1
@@ -84,6 +85,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             budget=timeout_s(arguments),
             version=arguments.version,
             outputs=arguments.output,
+            sequence=lone_step(contract),
         )
     if isinstance(outcome, NoAnswer):
         return output.no_answer(arguments.model, outcome.reason, outcome.detail, as_json=arguments.json)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tradeserve_client.replicas import ReplicaLimits
     from tradeserve_client.resilience import CallCounts, Resilience
     from tradeserve_client.search_stream import PendingSearch, SearchStream
+    from tradeserve_client.sequence import SequenceStep
     from tradeserve_client.similarity import (
         IndexInfo,
         Match,
@@ -103,6 +104,7 @@ _HOMES = {
     "replicas": ("ReplicaLimits",),
     "resilience": ("CallCounts", "Resilience"),
     "search_stream": ("PendingSearch", "SearchStream"),
+    "sequence": ("SequenceStep",),
     "similarity": (
         "IndexInfo",
         "Match",
@@ -172,6 +174,7 @@ __all__ = [
     "Resilience",
     "SearchQuery",
     "SearchStream",
+    "SequenceStep",
     "ServerBusyError",
     "ServerDownError",
     "ServerFailedError",

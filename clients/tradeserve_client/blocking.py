@@ -29,6 +29,7 @@ from tradeserve_client.fan_out import OnLate
 from tradeserve_client.inference import Inference
 from tradeserve_client.metadata import Metadata
 from tradeserve_client.resilience import OnOutcome
+from tradeserve_client.sequence import SequenceStep
 from tradeserve_client.similarity import IndexInfo, Matches, SearchQuery
 from tradeserve_client.strategy_service import (
     TIMEOUT_S,
@@ -120,13 +121,20 @@ class BlockingTriton:
         version: int = 0,
         outputs: Sequence[str] = (),
         metadata: Metadata | None = None,
+        sequence: SequenceStep | None = None,
     ) -> Outcome[Inference]:
         """Ask a model; see TritonClient.infer."""
         deadline = deadline_of(budget, time.monotonic_ns)
 
         async def ask() -> Outcome[Inference]:
             return await self._clients.triton.infer(
-                model, inputs, budget=deadline, version=version, outputs=outputs, metadata=metadata
+                model,
+                inputs,
+                budget=deadline,
+                version=version,
+                outputs=outputs,
+                metadata=metadata,
+                sequence=sequence,
             )
 
         return self._thread.call(ask, _wait_s(deadline))

@@ -50,6 +50,7 @@ class ModelContract:
         inputs: Input tensors.
         outputs: Output tensors.
         parameters: Free-form facts from the model's configuration, e.g. artifact_sha256.
+        sequence_id_types: What the ids of its sequences may be; () for a model without sequences.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ModelContract:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     parameters: Mapping[str, str] = field(default_factory=dict)
+    sequence_id_types: tuple[type, ...] = ()
 
     @property
     def artifact_sha256(self) -> str:

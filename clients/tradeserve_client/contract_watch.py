@@ -98,9 +98,9 @@ class ContractWatch:
         """Return whether the caller said what it expects of a model."""
         return model in self._expected
 
-    def contract(self, model: str, version: int) -> ModelContract | None:
-        """Return the contract of the first replica that may be asked."""
-        for replica in self._replicas:
+    def contract(self, model: str, version: int, only: Replica | None = None) -> ModelContract | None:
+        """Return the contract of the first replica that may be asked, or of that one."""
+        for replica in self._replicas if only is None else (only,):
             if self.may_ask(model, version, replica):
                 known = self.known(model, version, replica)
                 return known.contract if known else None
@@ -119,10 +119,12 @@ class ContractWatch:
         chosen = mismatches or found
         return (chosen[0][0], "; ".join(words for _, words in chosen)) if chosen else NOT_CHECKED
 
-    async def check(self, model: str, version: int, timeout_s: float) -> ModelContract | None:
+    async def check(
+        self, model: str, version: int, timeout_s: float, only: Replica | None = None
+    ) -> ModelContract | None:
         """Check a model on every connected replica now; return a contract that holds, or None.
 
-        Returns as soon as one replica may be asked; the others are checked in the background.
+        Returns as soon as one replica, or that one, may be asked; the others are checked in the background.
 
         Raises:
             TradeserveError: More models than a client keeps track of.
@@ -141,7 +143,7 @@ class ContractWatch:
         }
         try:
             # One that hangs must not keep the others from being asked.
-            while checks and self.contract(model, version) is None and end_s > loop.time():
+            while checks and self.contract(model, version, only) is None and end_s > loop.time():
                 done, checks = await asyncio.wait(
                     checks, timeout=end_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
                 )
@@ -153,7 +155,7 @@ class ContractWatch:
             if checks:
                 await asyncio.wait(checks)
         self._wake.set()
-        return self.contract(model, version)
+        return self.contract(model, version, only)
 
     def doubt(self, model: str, version: int, replica: Replica, *, ask_meanwhile: bool = True) -> None:
         """Have a contract read again soon.

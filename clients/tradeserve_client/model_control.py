@@ -32,6 +32,7 @@ from tradeserve_client.model_repository import (
     with_version,
     without_version,
 )
+from tradeserve_client.sequence import lone_step
 from tradeserve_client.triton import TritonClient
 
 Inputs = Mapping[str, NDArray[Any]]
@@ -290,7 +291,11 @@ class ModelControl:
         """Have a version compute until nothing of it is new."""
         for _ in range(_WARM_UP_CALLS):
             outcome = await self.client.infer(
-                contract.name, _zeros(contract), budget=_CALL_TIMEOUT_S, version=contract.version
+                contract.name,
+                _zeros(contract),
+                budget=_CALL_TIMEOUT_S,
+                version=contract.version,
+                sequence=lone_step(contract),
             )
             if isinstance(outcome, NoAnswer):
                 raise CallError(

@@ -112,34 +112,37 @@ class Caller:
         *,
         may_ask: Callable[[Replica], bool] | None = None,
         metadata: Metadata | None = None,
+        once: bool = False,
     ) -> Called[T]:
         """Ask one replica, and another one if need be; return by the deadline whatever happened.
 
         Args:
             service: Name for records; each has its own breaker and sample.
-            request: What may run twice.
+            request: What may run twice, unless it is sent once.
             deadline_ns: Monotonic.
             may_ask: Which replicas count; all when None.
             metadata: For this call, beside the client's.
+            once: Send it to one replica, and not again whatever happens.
         """
         allowed = may_ask or _anyone
         self.replicas.open()
         self.counts.calls += 1
-        self._hedges.earn()
-        self._probe(service, request, allowed, metadata)
+        if not once:
+            self._hedges.earn()
+            self._probe(service, request, allowed, metadata)
         replica = self.replicas.pick(service, self.method, allowed)
         if replica is None:
             record = CallRecord(service, "", 0, deadline_ns, 0)
             return Called(NoAnswer(Reason.DOWN, "no server may be asked", record), None)
         with self._fan_out.group(deadline_ns) as group:
             first = self._start(group, replica, service, request, metadata)
-            delay_ns = self._hedge_delay_ns(service, first, deadline_ns, allowed)
+            delay_ns = 0 if once else self._hedge_delay_ns(service, first, deadline_ns, allowed)
             if delay_ns:
                 called = await self._hedged(group, first, delay_ns, service, request, allowed, metadata)
             else:
                 called = Called(await first.pending.outcome(), replica)
             self._note(service, called.outcome)
-            if called.replica is replica and _is_lost_connection(called.outcome):
+            if not once and called.replica is replica and _is_lost_connection(called.outcome):
                 again = await self._retry_at(replica, service, deadline_ns, allowed)
                 if again is not None:
                     self.counts.retries += 1

@@ -17,6 +17,7 @@ from tradeserve_client.answers import CallRecord
 from tradeserve_client.contract import ModelContract, TensorSpec
 from tradeserve_client.errors import MalformedResponseError, WrongRequestError
 from tradeserve_client.inference import Inference
+from tradeserve_client.sequence import SequenceStep, check_sequence
 from tradeserve_client.tensors import ID_TAG, RAW_INPUT_TAG, decode_tensor, encode_tensor, varint
 
 _MAX_HEADS = 64
@@ -112,16 +113,24 @@ class TensorRequests:
         self._outputs = {tensor.name: tensor for tensor in contract.outputs}
         self._heads: OrderedDict[object, bytes] = OrderedDict()
 
-    def request(self, inputs: Mapping[str, ArrayLike], outputs: Sequence[str] = ()) -> TensorRequest:
+    def request(
+        self,
+        inputs: Mapping[str, ArrayLike],
+        outputs: Sequence[str] = (),
+        sequence: SequenceStep | None = None,
+    ) -> TensorRequest:
         """Return the request for some inputs.
 
         Args:
             inputs: Every input of the model by name, of its dtype; the first length is the batch.
             outputs: Names of the outputs wanted; none given means all.
+            sequence: Its place in a sequence, for a model with state.
 
         Raises:
-            WrongRequestError: A tensor is missing, unknown, or of the wrong dtype or shape.
+            WrongRequestError: A tensor is missing, unknown, or of the wrong dtype or shape, or the model
+                has sequences and the request is in none, or the other way round.
         """
+        check_sequence(self.contract, sequence)
         self._check_names("input", inputs, self._inputs)
         self._check_names("output", outputs, self._outputs)
         missing = [str(spec) for name, spec in self._inputs.items() if name not in inputs]
@@ -136,6 +145,8 @@ class TensorRequests:
         id_bytes = request_id.encode()
         # Concatenated protobuf fields are one message: no copy through a message object.
         parts = [head, ID_TAG, bytes((len(id_bytes),)), id_bytes]
+        if sequence is not None:
+            parts.append(sequence.parameters())
         for _, content in encoded.values():
             parts += (RAW_INPUT_TAG, varint(len(content)), content)
         return TensorRequest(request_id, b"".join(parts), self.contract, self.version, wanted)

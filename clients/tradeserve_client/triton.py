@@ -36,8 +36,9 @@ from tradeserve_client.errors import error_of
 from tradeserve_client.fan_out import FanOut, Lane, OnLate
 from tradeserve_client.inference import Inference, InferRequest, PreparedModel
 from tradeserve_client.metadata import Metadata, MetadataSource
-from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets
+from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets, any_ready
 from tradeserve_client.resilience import CallCounts, Called, Caller, OnOutcome, Resilience, ignore_outcome
+from tradeserve_client.sequence import SequenceStep, sequence_id_types
 from tradeserve_client.tensor_request import TensorRequests
 
 __all__ = ["INFER_METHOD", "InferRequest", "Inference", "PreparedModel", "TritonClient"]
@@ -145,10 +146,12 @@ class TritonClient:
         version: int = 0,
         outputs: Sequence[str] = (),
         metadata: Metadata | None = None,
+        sequence: SequenceStep | None = None,
     ) -> Outcome[Inference]:
         """Ask a model; return its answer in time, or why there is none.
 
-        The first call to a model reads its contract within the same budget.
+        The first call to a model reads its contract within the same budget. A step of a sequence is
+        sent once, to the replica that its id belongs to.
 
         Args:
             model: Name.
@@ -157,15 +160,16 @@ class TritonClient:
             version: 0 for the promoted one, or the newest where none is promoted.
             outputs: Names of the outputs wanted; none given means all.
             metadata: Headers of this call, beside the client's.
+            sequence: Its place in a sequence, for a model with state.
 
         Raises:
-            WrongRequestError: A tensor is missing, unknown, or of the wrong dtype or shape; the
-                message names it and what to do.
+            WrongRequestError: A tensor is missing, unknown, or of the wrong dtype or shape, or a step of
+                a sequence is not what the model takes; the message names it and what to do.
             TradeserveError: The headers can't be made or sent.
             ValueError: The budget is no time.
         """
         deadline = deadline_of(budget, self._clock_ns)
-        outcome = await self._infer(model, inputs, deadline.at_ns, version, outputs, metadata)
+        outcome = await self._infer(model, inputs, deadline.at_ns, version, outputs, metadata, sequence)
         self._on_outcome(outcome)
         return outcome
 
@@ -177,19 +181,22 @@ class TritonClient:
         version: int,
         outputs: Sequence[str],
         metadata: Metadata | None,
+        sequence: SequenceStep | None = None,
     ) -> Outcome[Inference]:
-        contract = self._watch.contract(model, version)
+        only = self._holder(sequence)
+        contract = self._watch.contract(model, version, only)
         if contract is None:
-            contract = await self._first_check(model, version, deadline_ns)
+            contract = await self._first_check(model, version, deadline_ns, only)
         if contract is None:
             return self._not_sent(model, version, deadline_ns)
-        if not version and (canary := self._canary(contract)):
+        if not version and sequence is None and (canary := self._canary(contract)):
             tried = await self._infer(model, inputs, deadline_ns, canary, outputs, metadata)
             # A canary that is gone, or broken, must not cost its callers an answer.
             if isinstance(tried, Answer) or tried.reason in (Reason.LATE, Reason.BUSY):
                 return tried
-        called = await self._ask(contract, version, inputs, outputs, deadline_ns, metadata)
-        if not version and called.replica is not None and _is_unloaded(called.outcome):
+        called = await self._ask(contract, version, inputs, outputs, deadline_ns, metadata, sequence)
+        may_repeat = not version and sequence is None
+        if may_repeat and called.replica is not None and _is_unloaded(called.outcome):
             # The version may have been replaced just now, or only here: once more where one is served.
             self._watch.doubt(model, version, called.replica, ask_meanwhile=False)
             newer = await self._first_check(model, version, deadline_ns)
@@ -255,13 +262,22 @@ class TritonClient:
 
     # --- contracts --------------------------------------------------------------------------------
 
-    async def _first_check(self, model: str, version: int, deadline_ns: int) -> ModelContract | None:
+    async def _first_check(
+        self, model: str, version: int, deadline_ns: int, only: Replica | None = None
+    ) -> ModelContract | None:
         """Connect if need be and read the contract, within what is left."""
         left_s = (deadline_ns - self._clock_ns()) / 1e9
-        if left_s <= 0 or not await self.replicas.ready(left_s):
+        self.replicas.open()
+        links = [replica.link for replica in self.replicas.replicas if only in (None, replica)]
+        if left_s <= 0 or not await any_ready(links, left_s):
             return None
         left_s = (deadline_ns - self._clock_ns()) / 1e9
-        return await self._watch.check(model, version, left_s) if left_s > 0 else None
+        return await self._watch.check(model, version, left_s, only) if left_s > 0 else None
+
+    def _holder(self, sequence: SequenceStep | None) -> Replica | None:
+        """Return the one replica that has a sequence's state."""
+        replicas = self.replicas.replicas
+        return None if sequence is None else replicas[sequence.replica_index(len(replicas))]
 
     async def _ask(
         self,
@@ -271,16 +287,18 @@ class TritonClient:
         outputs: Sequence[str],
         deadline_ns: int,
         metadata: Metadata | None,
+        sequence: SequenceStep | None = None,
     ) -> Called[Inference]:
         # A version that is loaded to be tried must not answer those who asked for the promoted one.
         asked = version or (contract.version if PROMOTED_VERSION in contract.parameters else 0)
-        request = self._requests_to(contract, asked).request(inputs, outputs)
+        request = self._requests_to(contract, asked).request(inputs, outputs, sequence)
+        only = self._holder(sequence)
 
         def may_ask(replica: Replica) -> bool:
-            return self._watch.may_ask(contract.name, version, replica)
+            return only in (None, replica) and self._watch.may_ask(contract.name, version, replica)
 
         return await self._caller.call(
-            contract.name, request, deadline_ns, may_ask=may_ask, metadata=metadata
+            contract.name, request, deadline_ns, may_ask=may_ask, metadata=metadata, once=sequence is not None
         )
 
     def _not_sent(self, model: str, version: int, deadline_ns: int) -> NoAnswer:
@@ -345,6 +363,7 @@ class TritonClient:
             inputs=tuple(_spec(tensor) for tensor in metadata.inputs),
             outputs=tuple(_spec(tensor) for tensor in metadata.outputs),
             parameters=parameters_of(chosen, parameters),
+            sequence_id_types=sequence_id_types(config.config),
         )
 
 

@@ -31,6 +31,8 @@ class FakeModel:
     mangle: Callable[[Any], None] | None = None
     calls: int = 0
     request_ids: list[str] = field(default_factory=list)
+    has_sequences: bool = False
+    sequence_ids: list[int | str] = field(default_factory=list)
     cancelled: int = 0
     time_left_s: list[float] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -133,6 +135,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         model = await self._model(request.name, request.version, context)
         response = service_pb2.ModelConfigResponse()
         response.config.name = model.name
+        if model.has_sequences:
+            response.config.sequence_batching.direct.SetInParent()
         for key, value in self.models[request.name].parameters.items():
             response.config.parameters[key].string_value = value
         return response
@@ -141,6 +145,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         model = await self._model(request.model_name, request.model_version, context)
         model.calls += 1
         model.request_ids.append(request.id)
+        if "sequence_id" in request.parameters:
+            sequence_id = request.parameters["sequence_id"]
+            model.sequence_ids.append(sequence_id.string_param or sequence_id.int64_param)
         model.headers.append(dict(context.invocation_metadata() or ()))
         wanted_bytes = 4 * int(np.prod(request.inputs[0].shape))
         shape = tuple(request.inputs[0].shape)
