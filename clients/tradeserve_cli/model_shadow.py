@@ -137,14 +137,14 @@ def _report_lines(
     arguments: argparse.Namespace, found: ShadowSummary, agreement: float | None
 ) -> Iterator[str]:
     digests = ", ".join(map(output.digest, found.artifacts))
-    yield f"{arguments.model} version {arguments.version} ({digests}), tried in {found.runs} runs; never used"
+    yield f"{arguments.model} version {arguments.version} ({digests}), runs that tried it: {found.runs}"
     missing = "".join(f", {count} {reason}" for reason, count in found.missing.items())
     yield f"  decisions    {found.decisions}: asked {found.asked}, answered {found.answered}{missing}"
     if agreement is None:
         return
     yield f"  agreement    {found.agreed} of {found.answered} would-be decisions are the real ones ({agreement:.1%})"
     for change, count in found.changes.items():
-        yield f"               {count} times {change}"
+        yield f"               {change}: {count}"
     if found.max_probability_difference is not None:
         yield f"  difference   a probability by {found.max_probability_difference:.6f} at most"
     yield f"  round trip   p50 {found.p50_ms:.2f} ms, p99 {found.p99_ms:.2f} ms"

@@ -27,6 +27,7 @@ from tradeserve_client.errors import CallError
 from tradeserve_client.fan_out import FanOut
 from tradeserve_client.triton import TritonClient
 
+_LOOK_S = 5.0
 _MIN_PAUSE_S = 0.05
 
 
@@ -76,7 +77,8 @@ class GrpcShadowForecaster:
             clock_ns: Monotonic clock.
             tls: Files for an encrypted connection; None for plain text.
         """
-        self._plan = replace(spec, max_in_flight=max_in_flight)
+        look_s = min(spec.look_again_s, _LOOK_S)
+        self._plan = replace(spec, max_in_flight=max_in_flight, look_again_s=look_s)
         self._deadline_ns = deadline_ns
         self._on_change = on_change or _ignore
         self._clock_ns = clock_ns
