@@ -9,10 +9,11 @@ those are built against numpy 1 and silently give 0 bytes under numpy 2.
 
 import ctypes
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -43,6 +44,10 @@ _TRITON_TYPES = {
 }
 
 
+# Where a state is kept, and of which sequence it is.
+_Place: TypeAlias = tuple[Hashable, int | str]
+
+
 class _Job(NamedTuple):
     """One request that has to be computed: where its answer goes and what it brings."""
 
@@ -50,6 +55,7 @@ class _Job(NamedTuple):
     feeds: dict[str, Any]
     output_names: list[str]
     row_count: int
+    place: _Place | None
 
 
 class _Exported:
@@ -67,6 +73,71 @@ class _Exported:
         return _DLPACK_CPU
 
 
+class _Sequences:
+    """What the sequences of a model with state carry from one request to the next.
+
+    Triton hands a Python-based backend the initial state with every request and takes none back. It
+    bounds how many sequences run, and ends idle ones without a word. With the direct strategy a
+    request's position is its slot, where the next sequence replaces the state. With the oldest one
+    states go by id, and whose was used longest ago makes room. Only the former tells apart an id that
+    is started again from its predecessor whose end is not answered yet.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        batching = config.get("sequence_batching", {})
+        batch = config.get("max_batch_size", 0)
+        self.used = bool(batching)
+        self.states: list[dict[str, Any]] = batching.get("state", [])
+        self.controls = [_control(entry) for entry in batching.get("control_input", [])]
+        self._by_id = "oldest" in batching
+        self._limit = max(1, batching["oldest"]["max_candidate_sequences"] if self._by_id else batch)
+        self._row = [1] if batch else []
+        self._held: OrderedDict[Hashable, tuple[int | str, dict[str, Any]]] = OrderedDict()
+
+    def feed(self, position: int, request: Any, feeds: dict[str, Any]) -> _Place | None:
+        """Put the sequence's state into a request; give the place for what it leaves, None after its last.
+
+        Raises:
+            ValueError: It is not the first of its sequence, and the state is unknown.
+        """
+        if not self.states:
+            return None
+        sequence_id, flags = request.correlation_id(), request.flags()
+        key = sequence_id if self._by_id else position
+        if flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+            self._held.pop(key, None)
+            for state in self.states:
+                if not state.get("initial_state"):  # what Triton brings then is not initialised
+                    shape = self._row + [max(1, int(size)) for size in state["dims"]]
+                    feeds[state["input_name"]] = np.zeros(shape, _dtype(state["data_type"]))
+        else:
+            holder, held = self._held.get(key, (None, {}))
+            if holder != sequence_id:
+                raise ValueError(
+                    f"the state of sequence {sequence_id!r} is unknown, as its first request failed: start it again"
+                )
+            feeds.update(held)
+            self._held.move_to_end(key)
+        if flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END:
+            self._held.pop(key, None)
+            return None
+        return key, sequence_id
+
+    def keep(self, place: _Place | None, outputs: Mapping[str, Any], rows: slice) -> None:
+        """Keep what a run left for the next request of a sequence."""
+        if place is None:
+            return
+        key, sequence_id = place
+        # A copy: the rest of the batch is not to stay in memory with it.
+        held = {
+            state["input_name"]: _part(outputs[state["output_name"]], rows).copy() for state in self.states
+        }
+        self._held[key] = (sequence_id, held)
+        self._held.move_to_end(key)
+        while len(self._held) > self._limit:
+            self._held.popitem(last=False)
+
+
 class TritonPythonModel:
     """One instance of one model version; Triton's stub process creates it."""
 
@@ -80,11 +151,17 @@ class TritonPythonModel:
         session = onnxruntime.InferenceSession(
             str(Path(pb_utils.get_model_dir()) / file_name), providers=[_CPU]
         )
-        inputs, outputs = ([_described(node) for node in nodes] for nodes in _nodes(session))
+        sequences = _Sequences(config)
+        own = {state[key] for state in sequences.states for key in ("input_name", "output_name")}
+        own |= {entry["name"] for entry in sequences.controls}
+        inputs, outputs = (
+            [_described(node) for node in nodes if node.name not in own] for nodes in _nodes(session)
+        )
         batched = config["max_batch_size"] > 0
         if not batched and all(dims and dims[0] == -1 for _, _, dims in inputs + outputs):
             auto_complete_model_config.set_max_batch_size(_DEFAULT_MAX_BATCH_SIZE)
-            auto_complete_model_config.set_dynamic_batching()
+            if not sequences.used:
+                auto_complete_model_config.set_dynamic_batching()
             batched = True
         for add, described in (
             (auto_complete_model_config.add_input, inputs),
@@ -112,9 +189,14 @@ class TritonPythonModel:
         )
         self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self._batched = config.get("max_batch_size", 0) > 0
+        self._sequences = sequences = _Sequences(config)
         graph_inputs, graph_outputs = _nodes(self._session)
-        _compare("input", config["input"], graph_inputs, self._batched, path)
-        _compare("output", config["output"], graph_outputs, self._batched, path)
+        inputs, outputs = (
+            config[kind] + [{**state, "name": state[f"{kind}_name"]} for state in sequences.states]
+            for kind in ("input", "output")
+        )
+        _compare("input", inputs + sequences.controls, graph_inputs, self._batched, path)
+        _compare("output", outputs, graph_outputs, self._batched, path)
         self._needed = {entry["name"] for entry in config["input"] if not entry.get("optional")}
         self._output_names = [entry["name"] for entry in config["output"]]
         self._request_ns = 0
@@ -125,8 +207,12 @@ class TritonPythonModel:
         groups: dict[tuple[Any, ...], list[_Job]] = {}
         # Triton drops what is cancelled, or past its deadline, from its queue; but it keeps one batch
         # ahead of the one that runs, which grows old behind a slow model.
-        ask = self._request_ns > _WORTH_ASKING_NS
+        # A sequence that misses one of its requests would go on from the wrong state, so they all run.
+        ask = self._request_ns > _WORTH_ASKING_NS and not self._sequences.used
         for position, request in enumerate(requests):
+            if self._sequences.used and not request.correlation_id():
+                responses[position] = pb_utils.InferenceResponse([])  # it only fills a slot that has none
+                continue
             if ask and request.is_cancelled():
                 responses[position] = _failure("cancelled before its run", pb_utils.TritonError.CANCELLED)
                 continue
@@ -146,6 +232,7 @@ class TritonPythonModel:
 
     def _job(self, position: int, request: Any) -> _Job:
         feeds = {tensor.name(): np.from_dlpack(_Exported(tensor)) for tensor in request.inputs()}
+        place = self._sequences.feed(position, request, feeds)
         if not self._needed <= feeds.keys():
             raise ValueError(f"input '{min(self._needed - feeds.keys())}' is missing")
         wanted = request.requested_output_names()
@@ -156,7 +243,7 @@ class TritonPythonModel:
             if len(counts) != 1:
                 raise ValueError(f"the inputs have {sorted(counts)} rows, expected the same number in each")
             (row_count,) = counts
-        return _Job(position, feeds, output_names, row_count)
+        return _Job(position, feeds, output_names, row_count, place)
 
     def _group_key(self, job: _Job) -> tuple[Any, ...]:
         """Tell requests apart that can't share a run: other inputs or other inner shapes."""
@@ -165,13 +252,14 @@ class TritonPythonModel:
         return tuple(sorted((name, array.shape[1:]) for name, array in job.feeds.items()))
 
     def _run(self, jobs: list[_Job], responses: list[Any]) -> None:
-        names = [name for name in self._output_names if any(name in job.output_names for job in jobs)]
+        names = {name: None for job in jobs for name in job.output_names}
+        names |= {state["output_name"]: None for state in self._sequences.states}
         feeds = jobs[0].feeds
         if len(jobs) > 1:
             feeds = {name: np.concatenate([job.feeds[name] for job in jobs]) for name in feeds}
         began_ns = perf_counter_ns()
         try:
-            outputs = dict(zip(names, self._session.run(names, feeds), strict=True))
+            outputs = dict(zip(names, self._session.run(list(names), feeds), strict=True))
             if len(jobs) > 1:
                 _check_rows(outputs, sum(job.row_count for job in jobs))
         except Exception as e:  # noqa: BLE001 - onnxruntime's exceptions share no base class
@@ -191,6 +279,7 @@ class TritonPythonModel:
             except pb_utils.TritonModelException as e:  # Triton takes no empty tensor, for one
                 responses[job.position] = _failure(f"the output: {e}", pb_utils.TritonError.INTERNAL)
                 continue
+            self._sequences.keep(job.place, outputs, rows)
             responses[job.position] = pb_utils.InferenceResponse(tensors)
 
 
@@ -203,6 +292,18 @@ def _described(node: Any) -> tuple[str, str, list[int]]:
     if node.type not in _TRITON_TYPES:
         raise ValueError(f"tensor '{node.name}' has type {node.type}, which this backend can't serve")
     return node.name, _TRITON_TYPES[node.type], [d if isinstance(d, int) else -1 for d in node.shape]
+
+
+def _control(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Say a control input of a sequence as any other input."""
+    (control,) = entry["control"]
+    given = [kind for kind in ("fp32", "int32", "bool") if control.get(f"{kind}_false_true")]
+    data_type = f"TYPE_{given[0].upper()}" if given else control["data_type"]
+    return {"name": entry["name"], "data_type": data_type, "dims": [1]}
+
+
+def _dtype(data_type: str) -> np.dtype[Any]:
+    return np.dtype(data_type.removeprefix("TYPE_").lower().replace("fp", "float"))
 
 
 def _compare(
@@ -277,8 +378,12 @@ def _check_rows(outputs: dict[str, Any], batch: int) -> None:
             raise ValueError(f"output '{name}' has shape {array.shape}, expected {batch} rows")
 
 
+def _part(array: Any, rows: slice) -> Any:
+    return array[rows] if array.ndim else array
+
+
 def _tensor(name: str, array: Any, rows: slice) -> Any:
-    capsule = (array[rows] if array.ndim else array).__dlpack__()
+    capsule = _part(array, rows).__dlpack__()
     tensor = pb_utils.Tensor.from_dlpack(name, capsule)
     # Triton marks the capsule as taken under a name that DLPack doesn't know, on which numpy's
     # destructor prints an error per request, or recurses until the stub dies (numpy 1.26).

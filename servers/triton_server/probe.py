@@ -6,13 +6,15 @@ Only the message classes of tritonclient are used, over a grpc.aio channel of ou
 import asyncio
 import contextlib
 import math
+import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 _ELEMENT_BYTES = {
     "BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "BF16": 2,
@@ -41,17 +43,26 @@ class Health(Enum):
     STUB_DEAD = "the stub process is dead"
     NOT_LOADED = "the model is not loaded"
     LATE = "no answer in time"
+    WAITS = "as many sequences run as the model takes"
     UNREACHABLE = "the server is unreachable"
     FAILED = "the inference failed"
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One version of a model that the server has loaded, and a request of zeros for it."""
+    """One version of a model that the server has loaded, and a request of zeros for it.
+
+    Attributes:
+        name: Of the model.
+        version: Its number.
+        request: The ModelInferRequest.
+        new_sequence: Makes the id that a request of a model with sequences needs; None for other models.
+    """
 
     name: str
     version: str
     request: Any
+    new_sequence: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +79,14 @@ class TritonProbe:
     def __init__(self, address: str) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._waiting: dict[tuple[str, str], asyncio.Task[ProbeResult]] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self._channel.close()
+        await asyncio.gather(*self._waiting.values(), return_exceptions=True)
 
     async def is_live(self) -> bool:
         """Say whether the server answers at all."""
@@ -111,17 +124,43 @@ class TritonProbe:
                 service_pb2.ModelMetadataRequest(name=entry.name, version=entry.version),
                 timeout=timeout_s,
             )
+            answer = await self._stub.ModelConfig(
+                service_pb2.ModelConfigRequest(name=entry.name, version=entry.version), timeout=timeout_s
+            )
             request = _zeros(entry.name, entry.version, metadata.inputs)
-            models.append(ServedModel(entry.name, entry.version, request))
+            models.append(ServedModel(entry.name, entry.version, request, _new_sequence(answer.config)))
         return sorted(models, key=lambda model: (model.name, int(model.version)))
 
     async def infer(self, model: ServedModel, timeout_s: float) -> ProbeResult:
         """Have the model compute one row of zeros."""
+        if model.new_sequence is not None:
+            return await self._infer_sequence(model, model.new_sequence(), timeout_s)
+        return await self._answer(model.request, timeout_s)
+
+    async def _answer(self, request: Any, timeout_s: float | None) -> ProbeResult:
         try:
-            await self._stub.ModelInfer(model.request, timeout=timeout_s)
+            await self._stub.ModelInfer(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as e:
             return ProbeResult(_health(e), e.details() or e.code().name)
         return ProbeResult(Health.ANSWERED)
+
+    async def _infer_sequence(self, model: ServedModel, sequence_id: Any, timeout_s: float) -> ProbeResult:
+        """Have the model compute a sequence of one request.
+
+        While the sequences of others take every slot, it waits for one as long as they like, and is the only one.
+        """
+        key = (model.name, model.version)
+        if key not in self._waiting:
+            request = service_pb2.ModelInferRequest()
+            request.CopyFrom(model.request)
+            request.parameters["sequence_id"].CopyFrom(sequence_id)
+            request.parameters["sequence_start"].bool_param = True
+            request.parameters["sequence_end"].bool_param = True
+            self._waiting[key] = asyncio.create_task(self._answer(request, None))
+        done, _ = await asyncio.wait({self._waiting[key]}, timeout=timeout_s)
+        if done:
+            return self._waiting.pop(key).result()
+        return ProbeResult(Health.WAITS if await self.is_live() else Health.LATE)
 
     async def reload(self, name: str, timeout_s: float) -> None:
         """Unload a model and load it again, which gives it a new stub process.
@@ -170,6 +209,22 @@ def _zeros(name: str, version: str, inputs: Any) -> Any:
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=shape)
         request.raw_input_contents.append(bytes(_ELEMENT_BYTES[tensor.datatype] * math.prod(shape)))
     return request
+
+
+def _new_sequence(config: Any) -> Callable[[], Any] | None:
+    """Give what makes ids that no client has, of the type that the model's config wants.
+
+    Triton 2.51 copies the text of an id into the 8 bytes of a number.
+    """
+    if not config.HasField("sequence_batching"):
+        return None
+    corrid = model_config_pb2.ModelSequenceBatching.Control.CONTROL_SEQUENCE_CORRID
+    controls = [control for entry in config.sequence_batching.control_input for control in entry.control]
+    if any(
+        control.kind == corrid and control.data_type != model_config_pb2.TYPE_STRING for control in controls
+    ):
+        return lambda: service_pb2.InferParameter(int64_param=2**62 + secrets.randbits(61))
+    return lambda: service_pb2.InferParameter(string_param=f"probe-{secrets.token_hex(8)}")
 
 
 def _health(error: grpc.aio.AioRpcError) -> Health:

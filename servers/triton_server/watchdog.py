@@ -61,7 +61,7 @@ class ModelHealth:
     @property
     def is_suspicious(self) -> bool:
         """Whether a recent probe failed."""
-        return any(health is not Health.ANSWERED for health in self._recent)
+        return any(health not in {Health.ANSWERED, Health.WAITS} for health in self._recent)
 
     def record(self, health: Health) -> Remedy:
         """Add a probe and say what to do now."""

@@ -1,4 +1,4 @@
-"""Write the two small ONNX models that the Triton tests serve: `python make_triton_models.py`.
+"""Write the small ONNX models that the Triton tests serve: `python make_triton_models.py`.
 
 The models are committed, because onnx is only in the `export` extra.
 """
@@ -56,6 +56,55 @@ def lookup() -> onnx.ModelProto:
     return _checked(graph)
 
 
+def running_total() -> onnx.ModelProto:
+    """Add x (batch, 1) to the total of its sequence and count its steps; both are state.
+
+    Beside them it gives the controls of the sequence as they came, and how many rows ran together. An x
+    that is no index of a table of eight fails the whole run.
+    """
+    kinds = {"start": TensorProto.FLOAT, "end": TensorProto.INT32, "ready": TensorProto.BOOL}
+    kinds["corrid"] = TensorProto.UINT64
+
+    def tensor(name: str, kind: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, ["batch", 1])
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "index"], ["value"]),
+            helper.make_node("Add", ["total_before", "value"], ["total_after"]),
+            helper.make_node("Add", ["steps_before", "one"], ["steps_after"]),
+            helper.make_node("Identity", ["total_after"], ["total"]),
+            helper.make_node("Identity", ["steps_after"], ["steps"]),
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Slice", ["shape", "zero", "one"], ["batch"]),
+            helper.make_node("Expand", ["batch", "shape"], ["rows"]),
+            *(helper.make_node("Identity", [name], [f"{name}_seen"]) for name in kinds),
+        ],
+        "running_total",
+        [
+            tensor("x", TensorProto.FLOAT),
+            tensor("total_before", TensorProto.FLOAT),
+            tensor("steps_before", TensorProto.INT64),
+            *(tensor(name, kind) for name, kind in kinds.items()),
+        ],
+        [
+            tensor("total", TensorProto.FLOAT),
+            tensor("steps", TensorProto.INT64),
+            tensor("rows", TensorProto.INT64),
+            *(tensor(f"{name}_seen", kind) for name, kind in kinds.items()),
+            tensor("total_after", TensorProto.FLOAT),
+            tensor("steps_after", TensorProto.INT64),
+        ],
+        [
+            helper.make_tensor("table", TensorProto.FLOAT, [8], range(8)),
+            helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
+            helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+        ],
+    )
+    return _checked(graph)
+
+
 def _checked(graph: onnx.GraphProto) -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
@@ -63,5 +112,5 @@ def _checked(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 if __name__ == "__main__":
-    for make in (affine, lookup):
+    for make in (affine, lookup, running_total):
         onnx.save(make(), Path(__file__).with_name(f"{make.__name__}.onnx"))

@@ -114,9 +114,11 @@ class RunningLauncher:
         inputs: Mapping[str, Array],
         outputs: Sequence[str] = (),
         timeout_s: float = _CALL_TIMEOUT_S,
+        parameters: bytes = b"",
     ) -> Any:
         """Start a call without waiting for it."""
-        request = service_pb2.ModelInferRequest(model_name=model)
+        request = service_pb2.ModelInferRequest.FromString(parameters)
+        request.model_name = model
         for name, array in inputs.items():
             request.inputs.add(name=name, datatype=_TYPES[array.dtype.name], shape=array.shape)
             request.raw_input_contents.append(array.tobytes())
@@ -125,7 +127,10 @@ class RunningLauncher:
         return self.stub.ModelInfer.future(request, timeout=timeout_s)
 
     def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
-        return decode(self.send(model, inputs, outputs).result())
+        return self.answer(self.send(model, inputs, outputs))
+
+    def answer(self, call: Any) -> dict[str, Array]:
+        return decode(call.result())
 
     def answers(self, model: str, inputs: Mapping[str, Array]) -> bool:
         try:

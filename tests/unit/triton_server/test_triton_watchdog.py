@@ -42,6 +42,12 @@ def test_a_model_that_fails_on_zeros_is_left_alone() -> None:
     assert set(_remedies(*[Health.FAILED] * 10)) == {Remedy.NONE}
 
 
+def test_a_model_whose_slots_are_taken_by_sequences_is_well() -> None:
+    health = ModelHealth()
+    assert {health.record(Health.WAITS) for _ in range(10)} == {Remedy.NONE}
+    assert not health.is_suspicious
+
+
 def test_a_failure_makes_a_model_suspicious_until_it_is_forgotten() -> None:
     health = ModelHealth()
     health.record(Health.STUB_DEAD)
