@@ -44,8 +44,6 @@ from strategy.trading_state import TradingGate, TradingState
 
 _log = structlog.get_logger(__name__)
 
-# 202: an order was cancelled, as we asked; 10148: it had filled before the wish to cancel arrived.
-_EXPECTED_CODES = frozenset({0, 202, 10148})
 _HOUSEKEEPING_S = 0.5
 _LAST_ANSWERS_S = 2.0
 
@@ -99,7 +97,7 @@ class Engine:
         self._gate = gate
         self._screen = screen
         self._desk = OrderDesk(broker, journal, gate, clock, self.portfolio.quantity, self)
-        self._situation = Situation(settings, market, self.portfolio, self._desk, gate, clock)
+        situation = Situation(settings, market, self.portfolio, self._desk, gate, clock)
         self._narrator = Narrator(
             self.ledger, self.decisions, self.portfolio, screen, settings.budget_ms, rows, trace
         )
@@ -112,12 +110,10 @@ class Engine:
             self._desk,
             journal,
             clock,
-            self._situation,
+            situation,
             self._garbage,
         )
-        self._departure = Departure(
-            self._situation, rules.risk, gate, self._desk, self.portfolio, self.on_trouble
-        )
+        self._departure = Departure(situation, rules.risk, gate, self._desk, self.portfolio, self.on_trouble)
         self._shadow = ShadowTap(
             shadow, self._decider, rules, journal, self.ledger, settings.shadow_in_flight
         )
@@ -254,10 +250,7 @@ class Engine:
     def on_order(self, event: OrderEvent) -> None:
         """An order changed."""
         self._desk.on_order(event)
-        # An entry that is cancelled before it filled is news; cancelled stops and targets are not.
-        unfilled = event.status == "Cancelled" and not event.error_code and event.order_ref.endswith("/E")
-        if unfilled or event.error_code not in _EXPECTED_CODES or event.status == "Inactive":
-            self._screen.order(self._market.symbol(event.con_id), event)
+        self._narrator.changed(event, self._market.symbol(event.con_id))
 
     def on_fill(self, fill: Fill) -> None:
         """An execution came."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from market.events import Bar
-from strategy.core.values import OrderIntent
+from strategy.core.values import OrderEvent, OrderIntent
 from strategy.decider import Decided
 from strategy.ledger import RunLedger
 from strategy.portfolio import Portfolio
@@ -15,6 +15,8 @@ from strategy.screen import BarSummary, Screen
 from strategy.status import DecisionFeed, DecisionView
 from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
 
+# 202: an order was cancelled, as we asked; 10148: it had filled before the wish to cancel arrived.
+_EXPECTED_CODES = frozenset({0, 202, 10148})
 _PASSING = frozenset({Reason.LATE, Reason.BUSY, Reason.NO_BUDGET, Reason.NO_INPUT})
 
 
@@ -44,6 +46,13 @@ class Narrator:
             self._sent.setdefault(intent.decision_id, []).append(intent)
         else:
             self.screen.intent(intent)
+
+    def changed(self, event: OrderEvent, symbol: str) -> None:
+        """Show what became of an order, where a person should know."""
+        # An entry that is cancelled before it filled is news; cancelled stops and targets are not.
+        unfilled = event.status == "Cancelled" and not event.error_code and event.order_ref.endswith("/E")
+        if unfilled or event.error_code not in _EXPECTED_CODES or event.status == "Inactive":
+            self.screen.order(symbol, event)
 
     def decided(self, decided: Decided, symbol: str) -> None:
         """Count and show a decision."""
