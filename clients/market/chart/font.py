@@ -7,6 +7,7 @@ all the same, so that numbers in a column line up.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,13 +118,7 @@ def text_mask(text: str, scale: int = 1, *, bold: bool = False, channels: int = 
         bold: Strokes twice as wide.
         channels: How often each column is repeated.
     """
-    glyphs = [_GLYPHS[letter] for letter in printable(text)]
-    if bold:
-        glyphs = [part for glyph in glyphs for part in (glyph, _GAP)]
-    mask = np.concatenate(glyphs, axis=1)[:, :-1] if glyphs else _GAP[:, :0]
-    if bold and glyphs:
-        mask = mask.copy()
-        mask[:, 1:] |= mask[:, :-1].copy()
+    mask = _dots(printable(text), bold)
     if scale > 1:
         mask = mask.repeat(scale, axis=0)
     return mask.repeat(scale * channels, axis=1) if scale * channels > 1 else mask
@@ -134,3 +129,15 @@ def text_width(text: str, scale: int = 1, *, bold: bool = False) -> int:
     letters = printable(text)
     dots = sum([_WIDTHS[letter] for letter in letters]) + len(letters) * bold
     return max(dots - 1, 0) * scale
+
+
+@lru_cache(maxsize=512)  # charts repeat most of their texts; 1 kB each
+def _dots(letters: str, bold: bool) -> Mask:
+    glyphs = [_GLYPHS[letter] for letter in letters]
+    if bold:
+        glyphs = [part for glyph in glyphs for part in (glyph, _GAP)]
+    mask = np.concatenate(glyphs, axis=1)[:, :-1].copy() if glyphs else _GAP[:, :0].copy()
+    if bold:
+        mask[:, 1:] |= mask[:, :-1].copy()
+    mask.flags.writeable = False
+    return mask

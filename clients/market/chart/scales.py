@@ -63,7 +63,7 @@ def number_text(value: float, decimals: int) -> str:
 
 
 def needed_decimals(prices: Floats, axis_decimals: int) -> int:
-    """Return how many decimals show these prices as they are: the axis' or up to two more, at least two.
+    """Return how many decimals show nine of ten of these prices as they are: the axis' or up to two more, at least two.
 
     What float32 adds to a price does not count.
     """
@@ -71,7 +71,8 @@ def needed_decimals(prices: Floats, axis_decimals: int) -> int:
     for decimals in range(first, min(axis_decimals + 2, MAX_DECIMALS) + 1):
         scaled = prices * float(10**decimals)
         noise = np.minimum(scaled * _FLOAT32_NOISE, _MOST_NOISE)
-        if bool((np.abs(scaled - np.rint(scaled)) <= noise).all()):
+        exact = int(np.count_nonzero(np.abs(scaled - np.rint(scaled)) <= noise))
+        if exact * 10 >= len(prices) * 9:
             return decimals
     return max(first, min(axis_decimals + 2, MAX_DECIMALS))
 

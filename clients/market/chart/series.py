@@ -71,18 +71,24 @@ def body_px(slot_px: int, pane_px: int) -> int:
 def slots_of(bars: BarColumns, geometry: Geometry) -> Slots:
     """Return what is drawn of the bars."""
     middle = geometry.columns_of_bars()
-    begins = np.flatnonzero(np.concatenate(([True], np.diff(middle) > 0)))
-    last = np.concatenate((begins[1:], [len(bars)])) - 1
-    opened, closed = bars.open[begins], bars.close[last]
     slot_px = geometry.price.width // len(bars)
     body = body_px(slot_px, geometry.price.width)
+    if slot_px:
+        begins = last = np.arange(len(bars), dtype=np.int64)
+        highs, lows = bars.high, bars.low
+    else:
+        begins = np.flatnonzero(np.concatenate(([True], middle[1:] > middle[:-1])))
+        last = np.concatenate((begins[1:], [len(bars)])) - 1
+        highs, lows = np.maximum.reduceat(bars.high, begins), np.minimum.reduceat(bars.low, begins)
+    opened, closed = bars.open[begins], bars.close[last]
+    rows = geometry.rows_of(np.stack((opened, highs, lows, closed)))
     return Slots(
         column=middle[begins],
         last_bar=last,
-        open=geometry.rows_of(opened),
-        high=geometry.rows_of(np.maximum.reduceat(bars.high, begins)),
-        low=geometry.rows_of(np.minimum.reduceat(bars.low, begins)),
-        close=geometry.rows_of(closed),
+        open=rows[0],
+        high=rows[1],
+        low=rows[2],
+        close=rows[3],
         falling=(closed < opened).astype(np.int64),
         volume_px=_volume_px(bars.volume, begins, geometry.volume),
         body_px=body,
@@ -92,6 +98,8 @@ def slots_of(bars: BarColumns, geometry: Geometry) -> Slots:
 
 def volume_top(bars: BarColumns, geometry: Geometry) -> float:
     """Return the volume that reaches the top of its pane; merged bars count together."""
+    if geometry.price.width >= len(bars):
+        return float(bars.volume.max())
     begins = np.flatnonzero(np.concatenate(([True], np.diff(geometry.columns_of_bars()) > 0)))
     parts, most = _volume_parts(bars.volume, begins)
     return float(int(parts.max()) / _VOLUME_PARTS * most)
@@ -167,7 +175,8 @@ def _volume_parts(volume: Floats, begins: Ints) -> tuple[Ints, float]:
     most = float(volume.max())
     share = volume / most if most > 0 else volume
     whole = np.rint(share * _VOLUME_PARTS).astype(np.int64)
-    return np.add.reduceat(np.where(volume > 0, np.maximum(whole, 1), 0), begins), most
+    parts: Ints = np.maximum(whole, volume > 0)
+    return parts if len(begins) == len(volume) else np.add.reduceat(parts, begins), most
 
 
 def _volume_px(volume: Floats, begins: Ints, pane: Box | None) -> Ints:

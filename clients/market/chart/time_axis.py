@@ -157,7 +157,7 @@ def _labels(local: Ints, days: Ints, size_s: int, most: int) -> tuple[list[TimeL
     """Return the finest labels that have room, and what they name: "" times, "day", "year"."""
     bars: list[int] = []
     chosen = _DAYS
-    for kind, keys, first_is_round in _levels(local, days, size_s):
+    for kind, keys, first_is_round in _levels(local, days, size_s, most):
         at = _changes(keys)
         if first_is_round:
             at.insert(0, 0)
@@ -168,10 +168,12 @@ def _labels(local: Ints, days: Ints, size_s: int, most: int) -> tuple[list[TimeL
     return [TimeLabel(bar, _text(chosen, int(local[bar]))) for bar in bars[:most]], _dated(chosen)
 
 
-def _levels(local: Ints, days: Ints, size_s: int) -> Iterator[tuple[str, NDArray[np.int64], bool]]:
+def _levels(local: Ints, days: Ints, size_s: int, most: int) -> Iterator[tuple[str, NDArray[np.int64], bool]]:
     if size_s < _LONG_BAR_S:
+        # Smaller steps than this have more labels than there is room for.
+        least_s = max(size_s, len(local) * size_s // (2 * most + 2))
         for step_s in _STEPS_S:
-            if step_s >= size_s:
+            if step_s >= least_s:
                 yield "second" if step_s < 60 else "minute", local // step_s, local[0] % step_s == 0
     yield _DAYS, days, size_s >= _LONG_BAR_S
     yield _WEEKS, (days + _MONDAY) // 7, False

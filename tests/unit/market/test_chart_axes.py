@@ -61,6 +61,7 @@ def test_prices_get_the_decimals_they_need() -> None:
     assert needed_decimals(np.array([1.08783, 1.087]), 3) == 5
     assert needed_decimals(np.array([182.99, 183.01], dtype=np.float32).astype(np.float64), 1) == 2
     assert needed_decimals(np.array([1 / 3, 2 / 3]), 2) == 4
+    assert needed_decimals(np.array([27.95] * 9 + [28.095]), 1) == 2
 
 
 @pytest.mark.parametrize(
