@@ -45,6 +45,7 @@ class ShadowTap:
     ledger: RunLedger
     max_in_flight: int
     _asking: set[asyncio.Task[None]] = field(default_factory=set)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def in_flight(self) -> int:
@@ -89,9 +90,11 @@ class ShadowTap:
             cut_off = CallRecord(shadow.voter, "", 0, 0, 0)
             self._record(shadow, decided, NoAnswer(Reason.LATE, "the run ended first", cut_off))
             raise
-        # A bar may have closed meanwhile: its decision goes first.
-        await self.decider.calm()
-        self._record(shadow, decided, outcome)
+        async with self._turn:
+            # A bar may have closed meanwhile: its decision goes first.
+            await self.decider.calm()
+            self._record(shadow, decided, outcome)
+            await asyncio.sleep(0)  # sockets are read between two of these, so that no bar waits for many
 
     def _record(self, shadow: ShadowVersion, decided: Decided, outcome: Outcome[Forecast]) -> None:
         tally = self.ledger.shadows.setdefault(shadow, ShadowTally())
