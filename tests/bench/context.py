@@ -28,6 +28,7 @@ class Size:
         fan_outs: Times that three models are asked at once, in each of several ways.
         late_calls: Calls timed around their deadline.
         calls: Calls per model of the comparison call by call.
+        charts: Charts drawn with mplfinance; ours are drawn ten times as often.
         similarity_states: States in the index of the similarity section.
         similarity_searches: Queries of its recall and of the hop.
         similarity_turns: Times that it searches with and without states being added.
@@ -47,6 +48,7 @@ class Size:
     fan_outs: int = 500
     late_calls: int = 12_000
     calls: int = 2000
+    charts: int = 30
     similarity_states: int = 1_000_000
     similarity_searches: int = 1_000
     similarity_turns: int = 8
@@ -69,6 +71,7 @@ SMOKE = Size(
     fan_outs=10,
     late_calls=80,
     calls=20,
+    charts=2,
     similarity_states=3_000,
     similarity_searches=20,
     similarity_turns=1,

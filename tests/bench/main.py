@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bench import (
+    charts,
     decisions,
     fan_out,
     figures,
@@ -42,6 +43,7 @@ SECTIONS: tuple[tuple[str, Section], ...] = (
     ("similarity", similarity.measure),
     ("triton", triton.measure),
     ("STAC-ML models", triton.measure_stac),
+    ("charts", charts.measure),
 )
 
 

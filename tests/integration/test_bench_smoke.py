@@ -14,6 +14,8 @@ from triton_server.launcher import unavailable_reason
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {
+    "chart_480_ms",
+    "chart_vs_mplfinance",
     "decision_p50_ms",
     "decision_p99_ms",
     "decision_vs_in_process_p50",
