@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from journal.session import database
-from stack_process import EAGER, PATIENT, StackFactory, needs_triton, run_module, settings
+from stack_process import EAGER, PATIENT, ROOT, StackFactory, needs_triton, run_module, settings
 from stack_records import Records, assert_orders_were_recorded_first, simulator_executions, state_file
+from tradeserve_client.model_repository import ModelFolder, facts_of, with_version
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(300)]
 
@@ -18,9 +22,14 @@ SYMBOLS = ("ALFA", "BRVO", "CHRL")
 BARS = 7  # of an hour, in a day of US hours
 
 
-def test_a_session_runs_from_its_first_bar_to_its_report_and_is_recorded_whole(stacks: StackFactory):
+def test_a_session_runs_from_its_first_bar_to_its_report_and_is_recorded_whole(
+    stacks: StackFactory, tmp_path: Path
+):
     needs_triton()
-    stack = stacks.start("--bar-size-s=3600", "--speed=2400", *settings(PATIENT, EAGER))
+    repository = _with_a_version_to_try(tmp_path)
+    stack = stacks.start(
+        *("--bar-size-s=3600", "--speed=2400", f"--model-repository={repository}"), *settings(PATIENT, EAGER)
+    )
     assert stack.wait_end(150) == 0, stack.told()
     stack.assert_nothing_left()
     assert stack.errors == []
@@ -34,10 +43,37 @@ def test_a_session_runs_from_its_first_bar_to_its_report_and_is_recorded_whole(s
         assert_orders_were_recorded_first(records)
         _fills_are_the_simulators(records, stack.folder)
         _report_counts_what_is_recorded(records, report)
+        tried = _the_version_that_was_tried_agrees(records, report)
         replay = run_module(["strategy", "replay", run_id], {"DATABASE_URL": url})
     decisions = BARS * len(SYMBOLS)
     assert f"{decisions} decisions made again, {decisions} as recorded, 0 different" in replay.stdout
+    assert f"shadows: {tried} would-be decisions made again, 0 fields different" in replay.stdout
     assert replay.returncode == 0, replay.stderr
+
+
+def _with_a_version_to_try(folder: Path) -> Path:
+    """Return a copy of the shipped models, with lstm_cnn's file as a second version that is to be tried."""
+    repository = folder / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    model = ModelFolder(repository, "lstm_cnn")
+    digest = model.add(model.path / "1" / "model.onnx", 2)
+    model.write(replace(with_version(model.read(), 2, facts_of(digest, None)), promoted=1, shadow=2))
+    return repository
+
+
+def _the_version_that_was_tried_agrees(records: Records, report: str) -> int:
+    """The same file gives the same answers, so every would-be decision is the real one; return how many."""
+    (found,) = records.rows("select * from v_shadows where run_id = $1")
+    assert (found["service"], found["model_version"]) == ("lstm_cnn", 2)
+    assert found["agreed"] == found["answered"] > 0
+    assert found["max_probability_difference"] < 1e-4
+    decided = records.value(
+        "select count(*) from shadow_answers s join decisions using (decision_id) where s.run_id = $1"
+    )
+    assert found["decisions"] == decided
+    line = _line(report, "Shadow")
+    assert f"asked {found['asked']}, answered {found['answered']}" in line
+    return int(found["answered"])
 
 
 def _every_bar_was_decided(records: Records) -> None:
