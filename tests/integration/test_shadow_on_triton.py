@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,8 @@ async def test_a_real_version_is_picked_up_asked_the_decisions_window_and_droppe
         control = ModelControl(client, repository)
         said: list[str] = []
         settings = config.load(None, {"services.triton.target": address, "strategy.bar_size_s": 300})
-        shadow = GrpcShadowForecaster(
-            forecaster_spec(settings), deadline_ns=20 * S, max_in_flight=4, on_change=said.append
-        )
+        spec = replace(forecaster_spec(settings), look_again_s=0.1)
+        shadow = GrpcShadowForecaster(spec, deadline_ns=20 * S, max_in_flight=4, on_change=said.append)
         shadow.open()
         world = World(tmp_path, shadow=shadow)
         await world.start()
