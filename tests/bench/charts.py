@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +49,7 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
     }
     why_not, other = "", None
     try:
-        other = _mplfinance(windows[0])
+        other = _mplfinance(windows[0], bench.folder)
     except UnavailableError as reason:
         why_not = str(reason)
     times: dict[str, list[float]] = {name: [] for name in (*ways, "mplfinance")}
@@ -116,8 +119,9 @@ def _bars(count: int) -> list[Bar]:
     ]
 
 
-def _mplfinance(example: Sequence[Bar]) -> Callable[[Sequence[Bar]], object]:
+def _mplfinance(example: Sequence[Bar], folder: Path) -> Callable[[Sequence[Bar]], object]:
     """Return what draws bars with mplfinance: candles, averages and volumes, to pixels in memory."""
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))  # else it writes to the home folder
     try:
         import matplotlib as mpl
         import mplfinance
@@ -125,6 +129,7 @@ def _mplfinance(example: Sequence[Bar]) -> Callable[[Sequence[Bar]], object]:
     except ImportError as error:
         raise UnavailableError(f"mplfinance can't be loaded: {error}; it comes with the extra dev") from error
     mpl.use("Agg")
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a weight that its font lacks
     from matplotlib import pyplot
 
     side = _SIDE_PX / _DPI

@@ -56,9 +56,9 @@ def test_another_process_with_another_hash_seed_draws_the_same_bytes() -> None:
 
 
 def pixels_of(png: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Read what `encode_png` wrote: one chunk of unfiltered rows."""
+    """Read what `encode_png` wrote: one chunk of rows, each the difference to the one above."""
     body = png.index(b"IDAT") + 4
     length = int.from_bytes(png[body - 8 : body - 4], "big")
     rows = np.frombuffer(zlib.decompress(png[body : body + length]), np.uint8).reshape(shape[0], -1)
-    assert not rows[:, 0].any()
-    return rows[:, 1:].reshape(shape)
+    assert (rows[:, 0] == 2).all()
+    return np.cumsum(rows[:, 1:], axis=0, dtype=np.uint8).reshape(shape)

@@ -140,7 +140,7 @@ def columns_of_window(window: NDArray[Any], *, end_ns: int, bar_size_s: int) -> 
 
 def _column(name: str, values: Any, dtype: Any) -> NDArray[Any]:
     try:
-        return np.asarray(values, dtype=dtype)
+        return np.array(values, dtype=dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} can't be read as {np.dtype(dtype).name}: {error}") from error
 

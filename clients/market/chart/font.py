@@ -118,10 +118,8 @@ def text_mask(text: str, scale: int = 1, *, bold: bool = False, channels: int = 
         bold: Strokes twice as wide.
         channels: How often each column is repeated.
     """
-    mask = _dots(printable(text), bold)
-    if scale > 1:
-        mask = mask.repeat(scale, axis=0)
-    return mask.repeat(scale * channels, axis=1) if scale * channels > 1 else mask
+    mask = _dots(printable(text), bold, channels)
+    return mask if scale == 1 else mask.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def text_width(text: str, scale: int = 1, *, bold: bool = False) -> int:
@@ -131,13 +129,14 @@ def text_width(text: str, scale: int = 1, *, bold: bool = False) -> int:
     return max(dots - 1, 0) * scale
 
 
-@lru_cache(maxsize=512)  # charts repeat most of their texts; 1 kB each
-def _dots(letters: str, bold: bool) -> Mask:
+@lru_cache(maxsize=512)  # charts repeat most of their texts; a few kB each
+def _dots(letters: str, bold: bool, channels: int) -> Mask:
     glyphs = [_GLYPHS[letter] for letter in letters]
     if bold:
         glyphs = [part for glyph in glyphs for part in (glyph, _GAP)]
     mask = np.concatenate(glyphs, axis=1)[:, :-1].copy() if glyphs else _GAP[:, :0].copy()
     if bold:
         mask[:, 1:] |= mask[:, :-1].copy()
+    mask = mask.repeat(channels, axis=1)
     mask.flags.writeable = False
     return mask

@@ -179,7 +179,7 @@ def test_a_png_has_the_chunks_and_sums_that_readers_check() -> None:
     assert [name for name, _ in found] == [b"IHDR", b"IDAT", b"IEND"]
     assert struct.unpack(">IIBBBBB", found[0][1]) == (3, 2, 8, 2, 0, 0, 0)
     rows = zlib.decompress(found[1][1])
-    assert rows == b"\0" + pixels[0].tobytes() + b"\0" + pixels[1].tobytes()
+    assert rows == b"\2" + pixels[0].tobytes() + b"\2" + (pixels[1] - pixels[0]).tobytes()
 
 
 @pytest.mark.parametrize(
