@@ -106,11 +106,15 @@ def spread(wanted: Sequence[int], height: int, top: int, bottom: int) -> list[in
         top: No label begins above.
         bottom: No label ends below, where there is room for all.
     """
-    placed: list[int] = []
+
+    def first(total: int, count: int) -> int:
+        return max(min(total // count, bottom - count * height), top)
+
+    # Labels that touch move as one: (sum of where each wants the first of them, how many).
+    groups: list[tuple[int, int]] = []
     for row in wanted:
-        placed.append(max(row, placed[-1] + height if placed else top))
-    limit = bottom
-    for index in range(len(placed) - 1, -1, -1):
-        placed[index] = max(min(placed[index], limit - height), top)
-        limit = placed[index]
-    return placed
+        groups.append((row, 1))
+        while len(groups) > 1 and first(*groups[-2]) + groups[-2][1] * height > first(*groups[-1]):
+            (upper, above), (lower, below) = groups[-2:]
+            groups[-2:] = [(upper + lower - above * below * height, above + below)]
+    return [first(total, count) + index * height for total, count in groups for index in range(count)]

@@ -81,10 +81,12 @@ def test_volumes_are_written_short(value: float, text: str) -> None:
 
 
 def test_labels_move_apart_and_stay_inside() -> None:
-    assert spread([10, 12, 50], 11, 0, 100) == [10, 21, 50]
+    assert spread([10, 12, 50], 11, 0, 100) == [5, 16, 50]
+    assert spread([40, 42, 44], 11, 0, 100) == [31, 42, 53]
     assert spread([85, 90, 95], 11, 0, 100) == [67, 78, 89]
     assert spread([-5], 11, 0, 100) == [0]
-    assert spread([5, 5, 5], 11, 0, 20)[0] == 0
+    assert spread([5, 5, 5], 11, 0, 20) == [0, 11, 22]
+    assert spread([], 11, 0, 20) == []
 
 
 def test_times_within_a_day_stand_at_round_times_over_their_date() -> None:
