@@ -24,11 +24,11 @@ from journal.writer import Journal
 from server_runtime.errors import StartError
 from server_runtime.metrics import ServerMetrics
 from server_runtime.ready import remove_ready_file, write_ready_file
-from server_runtime.server import GrpcServer, ServerOptions
+from server_runtime.server import GrpcServer
 from server_runtime.tracing import SpanSender
 from strategy import report
 from strategy.adapters.clock import SystemClock
-from strategy.adapters.control import SERVICE, StrategyServicer, register
+from strategy.adapters.control import SERVICE, StrategyServicer, control_options, register
 from strategy.adapters.forecaster_specs import ForecasterSpec, IndexSpec, VoterSpec
 from strategy.adapters.grpc_forecaster import GrpcForecaster
 from strategy.adapters.ibkr_broker import IbkrBroker
@@ -309,7 +309,7 @@ def _run_row(
 
 def _control(config: StrategyConfig, engine: Engine, metrics: ServerMetrics) -> GrpcServer:
     host, _, port = config.control.address.rpartition(":")
-    server = GrpcServer(ServerOptions(host=host, port=int(port)), metrics)
+    server = GrpcServer(control_options(host, int(port)), metrics)
     server.add_service(SERVICE, register(StrategyServicer(engine)))
     return server
 

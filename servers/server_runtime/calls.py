@@ -19,9 +19,13 @@ from server_runtime.admission import Admission
 from server_runtime.deadlines import refuse_late, remaining_s
 from server_runtime.metrics import ServerMetrics
 from server_runtime.tracing import Span, SpanSender, parse_traceparent
+from server_runtime.turns import Turns
 
 _log = structlog.get_logger()
 _arrival_ns: ContextVar[int] = ContextVar("arrival_ns")
+_NO_TIME = errors.OverloadedError(
+    "as much is in flight as can be answered in time: drop it, or retry later", retry_after_s=0.05
+)
 
 
 def arrival_ns() -> int:
@@ -39,6 +43,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         calls: Admission,
         streams: Admission,
         metrics: ServerMetrics,
+        turns: Turns,
+        urgent: frozenset[str] = frozenset(),
         spans: SpanSender | None = None,
     ) -> None:
         """Guard the calls of one server.
@@ -48,14 +54,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             calls: Bounds the unary calls in flight.
             streams: Bounds the streams that are open.
             metrics: Counts calls by method and code.
+            turns: The work of the unary calls.
+            urgent: Methods that are let in however full the server is, "/package.Service/Method".
             spans: Traces calls whose caller sends `traceparent`; None traces nothing.
         """
         self._spans = spans
+        self._turns = turns
+        self._urgent = urgent
         self._margin_s = margin_s
         self._calls = calls
         self._streams = streams
         self._metrics = metrics
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
+        self._refusing_handlers: dict[tuple[str, Admission | None], grpc.RpcMethodHandler] = {}
         self._draining = False
         self._waiting: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -72,19 +83,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None or method.startswith("/grpc."):
             return handler
         _arrival_ns.set(time.monotonic_ns())
+        self._turns.arrived()
         streaming = handler.request_streaming or handler.response_streaming
         admission = self._streams if streaming else self._calls
         task = asyncio.current_task()
         assert task is not None, "grpc.aio runs every call in a task"
-        if not admission.try_enter():
-            return self._rewrapped(method, handler, admission.refusal())
+        if method in self._urgent:
+            admission.enter()
+        else:
+            in_time = streaming or self._turns.has_time_for(admission.in_flight)
+            if not in_time or not admission.try_enter():
+                return self._refusing(method, admission if in_time else None)
         # The task of the call ends in every case: also when the caller cancels before its
         # request is read, where no handler runs.
         task.add_done_callback(lambda _: self._leave(admission))
         self._idle.clear()
         self._metrics.in_flight.inc()
         if method not in self._wrapped:
-            self._wrapped[method] = self._rewrapped(method, handler, None)
+            self._wrapped[method] = self._rewrapped(method, handler)
         return self._wrapped[method]
 
     def drain(self) -> None:
@@ -103,9 +119,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if self._calls.in_flight + self._streams.in_flight == 0:
             self._idle.set()
 
-    def _rewrapped(
-        self, method: str, handler: grpc.RpcMethodHandler, refusal: errors.ServeError | None
-    ) -> grpc.RpcMethodHandler:
+    def _refusing(self, method: str, full: Admission | None) -> grpc.RpcMethodHandler:
+        """Return what refuses a call because an admission is full, or else for want of time.
+
+        Under overload this is most of what a server does, so everything is made once, and the handler takes a
+        stream of requests, whatever the method does: then grpc neither waits for the request nor reads it.
+        """
+        known = self._refusing_handlers.get((method, full))
+        if known is not None:
+            return known
+        status = errors.status_of(full.refusal() if full is not None else _NO_TIME)
+
+        async def refuse(_requests: object, context: grpc.aio.ServicerContext) -> None:
+            self._count(method, status.code, context)
+            await context.abort(status.code, status.details, status.trailing_metadata)
+
+        handler = grpc.stream_unary_rpc_method_handler(refuse)
+        self._refusing_handlers[method, full] = handler
+        return handler
+
+    def _rewrapped(self, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         kind = ("stream" if handler.request_streaming else "unary") + (
             "_stream" if handler.response_streaming else "_unary"
         )
@@ -113,7 +146,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         wrap = self._stream_response if inspect.isasyncgenfunction(behavior) else self._response
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(
-            wrap(method, behavior, handler.request_streaming, refusal),
+            wrap(method, behavior, handler.request_streaming),
             request_deserializer=_forgiving(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
@@ -123,12 +156,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         method: str,
         behavior: Callable[..., Awaitable[Any]],
         streams_requests: bool,
-        refusal: errors.ServeError | None,
     ) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
             code = grpc.StatusCode.OK
             try:
-                self._check(context, refusal, request)
+                self._check(context, request)
                 return await behavior(self._requests(request) if streams_requests else request, context)
             except BaseException as e:
                 error = self._served(e, method)
@@ -146,12 +178,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         method: str,
         behavior: Callable[..., AsyncIterator[Any]],
         streams_requests: bool,
-        refusal: errors.ServeError | None,
     ) -> Callable[..., AsyncIterator[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             code = grpc.StatusCode.OK
             try:
-                self._check(context, refusal, request)
+                self._check(context, request)
                 async for response in behavior(
                     self._requests(request) if streams_requests else request, context
                 ):
@@ -167,11 +198,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         return call
 
-    def _check(
-        self, context: grpc.aio.ServicerContext, refusal: errors.ServeError | None, request: Any
-    ) -> None:
-        if refusal is not None:
-            raise refusal
+    def _check(self, context: grpc.aio.ServicerContext, request: Any) -> None:
         if isinstance(request, errors.InvalidFieldError):
             raise request
         refuse_late(remaining_s(context), self._margin_s)

@@ -41,6 +41,9 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
                      help="time calls in flight have to finish on SIGTERM (default: %(default)s)")  # fmt: skip
     run.add_argument("--max-in-flight", type=count, default=defaults.max_in_flight, metavar="N",
                      help="most calls in flight; more are refused (default: %(default)s)")  # fmt: skip
+    run.add_argument("--max-unaccepted", type=count, metavar="N",
+                     help="most calls that gRPC holds until they are let in or refused; more it ends with "
+                     "CANCELLED (default: half of --max-in-flight, at least 32)")  # fmt: skip
     run.add_argument("--max-streams", type=count, default=defaults.max_streams, metavar="N",
                      help="most streams open (default: %(default)s)")  # fmt: skip
     run.add_argument("--answer-margin-ms", type=_margin, default=DEFAULT_MARGIN_S * 1e3, metavar="MS",
@@ -80,6 +83,7 @@ def server_options(args: argparse.Namespace) -> ServerOptions:
         ready_file=args.ready_file,
         grace_s=args.grace_s,
         max_in_flight=args.max_in_flight,
+        max_unaccepted=args.max_unaccepted or 0,
         max_streams=args.max_streams,
         answer_margin_s=args.answer_margin_ms / 1e3,
         metrics_port=args.metrics_port,

@@ -139,13 +139,18 @@ def rich_status(error: ServeError) -> status_pb2.Status:
     return status_pb2.Status(code=code_number(error), message=str(error), details=details)
 
 
+def status_of(error: ServeError) -> grpc.Status:
+    """Return the status of an error as grpc takes it."""
+    return rpc_status.to_status(rich_status(error))
+
+
 async def abort(context: grpc.aio.ServicerContext, error: ServeError) -> NoReturn:
     """End a call with the status of an error.
 
     Raises:
         grpc.aio.AbortError: Always; it is how grpc.aio ends a call.
     """
-    status = rpc_status.to_status(rich_status(error))
+    status = status_of(error)
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort() returns only by raising")
 

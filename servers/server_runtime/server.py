@@ -20,9 +20,12 @@ from server_runtime.listen import TlsFiles, claim_port, claim_unix_path
 from server_runtime.metrics import ServerMetrics
 from server_runtime.ready import remove_ready_file, write_ready_file
 from server_runtime.tracing import SpanSender
+from server_runtime.turns import Turns
 
 _log = structlog.get_logger()
 
+# So that a burst to a server with a small bound is refused by it, with a time to retry.
+_LEAST_UNACCEPTED = 32
 # A call that was on the wire when the drain began is still let in.
 _LATECOMERS_S = 0.05
 
@@ -39,6 +42,11 @@ class ServerOptions:
         ready_file: Written once the server is healthy, removed when it drains.
         grace_s: Time calls in flight have to finish when the server drains.
         max_in_flight: Most unary calls in flight; above it they are refused with RetryInfo.
+        max_unaccepted: Most calls that gRPC holds until this server takes them in, which it does some two thousand
+            times a second; more it ends by itself, with CANCELLED. Longer, all would be too late when
+            their turn comes. 0 for half of max_in_flight, and at least 32.
+        max_calls_per_s: Most unary calls that come in per second; 0 for any number.
+        urgent: Methods that are let in however full the server is, "/package.Service/Method".
         max_streams: Most streams open.
         max_message_bytes: Largest message, either way.
         answer_margin_s: Time a call must have left of its deadline to be started.
@@ -53,6 +61,9 @@ class ServerOptions:
     ready_file: Path | None = None
     grace_s: float = 5.0
     max_in_flight: int = 64
+    max_unaccepted: int = 0
+    max_calls_per_s: int = 0
+    urgent: frozenset[str] = frozenset()
     max_streams: int = 64
     max_message_bytes: int = 16 * 1024 * 1024
     answer_margin_s: float = DEFAULT_MARGIN_S
@@ -81,11 +92,14 @@ class GrpcServer:
         self._services: dict[str, Callable[[grpc.aio.Server], None]] = {}
         self._health = health.aio.HealthServicer()
         self._spans = SpanSender(name, options.otlp_endpoint) if options.otlp_endpoint else None
+        self.turns = Turns(options.answer_margin_s)
         self._calls = CallInterceptor(
             margin_s=options.answer_margin_s,
-            calls=Admission(options.max_in_flight, what="calls"),
+            calls=Admission(options.max_in_flight, what="calls", rate_per_s=options.max_calls_per_s),
             streams=Admission(options.max_streams, what="streams", retry_after_s=1.0),
             metrics=self.metrics,
+            turns=self.turns,
+            urgent=options.urgent,
             spans=self._spans,
         )
         self._server: grpc.aio.Server | None = None
@@ -164,6 +178,7 @@ class GrpcServer:
         await self._server.stop(None)
         await stopped
         self._server = None
+        self.turns.close()
         if self.metrics_address:
             self.metrics.stop_http()
         if self._spans is not None:
@@ -223,7 +238,11 @@ def _bind(server: grpc.aio.Server, target: str, credentials: grpc.ServerCredenti
 
 
 def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
+    unaccepted = options.max_unaccepted or max(_LEAST_UNACCEPTED, options.max_in_flight // 2)
     return [
+        # Between the two, gRPC would end some at random.
+        ("grpc.server.max_pending_requests", unaccepted),
+        ("grpc.server.max_pending_requests_hard_limit", unaccepted),
         # Two servers on one port would each get a part of the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", options.max_message_bytes),

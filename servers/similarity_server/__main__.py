@@ -113,7 +113,7 @@ async def _serve(
             await keeper.start()
         except JournalError as e:
             raise StartError(str(e)) from e
-        servicer = SimilarityServicer(keeper, server.metrics, margin_s=server.options.answer_margin_s)
+        servicer = SimilarityServicer(keeper, server.metrics, server.turns)
         server.add_service(
             SERVICE_NAME, lambda target: pb_grpc.add_SimilarityServiceServicer_to_server(servicer, target)
         )

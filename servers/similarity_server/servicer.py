@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc
 import numpy as np
@@ -10,8 +10,10 @@ import structlog
 
 from server_runtime import errors
 from server_runtime.calls import arrival_ns
-from server_runtime.deadlines import DEFAULT_MARGIN_S, refuse_late
+from server_runtime.conversations import Conversation
+from server_runtime.deadlines import refuse_late, remaining_s
 from server_runtime.metrics import ServerMetrics
+from server_runtime.turns import Turns
 from similarity_server.artifact import Provenance
 from similarity_server.index import Match
 from similarity_server.keeper import IndexKeeper
@@ -40,20 +42,18 @@ _STATES_PER_TURN = 32
 class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
     """Serves one index."""
 
-    def __init__(
-        self, keeper: IndexKeeper, metrics: ServerMetrics, *, margin_s: float = DEFAULT_MARGIN_S
-    ) -> None:
+    def __init__(self, keeper: IndexKeeper, metrics: ServerMetrics, turns: Turns | None = None) -> None:
         """Serve an index.
 
         Args:
             keeper: Holds what is searched, and changes it.
             metrics: Where stages are counted.
-            margin_s: Time a search on the stream must have left to be started.
+            turns: The order in which searches are done; its own when None.
         """
         self._keeper = keeper
         self._index = keeper.index
         self._metrics = metrics
-        self._margin_s = margin_s
+        self._turns = turns or Turns()
         self._provenance = _provenance(keeper.index.card.provenance)
         self._embedding_model = _provenance(keeper.index.card.embedding_model)
 
@@ -86,8 +86,10 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
         self, request: pb.SearchNeighborsRequest, context: grpc.aio.ServicerContext
     ) -> pb.SearchNeighborsResponse:
         """Search for one caller."""
-        del context  # the deadline was checked when the call came in
-        return self._search(request, arrival_ns(), _UNARY_METHOD)
+        since_ns = arrival_ns()
+        return await self._turns.run(
+            lambda: self._search(request, since_ns, _UNARY_METHOD), remaining_s(context)
+        )
 
     async def StreamSearchNeighbors(
         self,
@@ -96,8 +98,8 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
     ) -> AsyncIterator[pb.StreamSearchNeighborsResponse]:
         """Search over one stream; a search that fails leaves the stream open."""
         del context
-        async for request in request_iterator:
-            yield self._search_on_stream(request, time.monotonic_ns())
+        async for response in Conversation(self._search_on_stream).responses(request_iterator):
+            yield response
 
     async def AddStates(
         self, request: pb.AddStatesRequest, context: grpc.aio.ServicerContext
@@ -146,28 +148,55 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
         )
 
     def _search_on_stream(
-        self, request: pb.StreamSearchNeighborsRequest, start_ns: int
-    ) -> pb.StreamSearchNeighborsResponse:
-        code = "OK"
+        self,
+        request: pb.StreamSearchNeighborsRequest,
+        send: Callable[[pb.StreamSearchNeighborsResponse], None],
+    ) -> None:
+        start_ns = time.monotonic_ns()
+        self._turns.arrived()
+        left_s = None
+        if request.HasField("remaining_duration"):
+            left = request.remaining_duration
+            left_s = left.seconds + left.nanos / _NS
         try:
-            left_s = None
-            if request.HasField("remaining_duration"):
-                left = request.remaining_duration
-                left_s = left.seconds + left.nanos / _NS
-            refuse_late(left_s, self._margin_s)
-            response = self._search(request.search, start_ns, _STREAM_METHOD)
-            if left_s is not None:
-                refuse_late(left_s - (time.monotonic_ns() - start_ns) / _NS, 0.0)
-            return pb.StreamSearchNeighborsResponse(search=response)
+            future = self._turns.start(lambda: self._search(request.search, start_ns, _STREAM_METHOD), left_s)
         except errors.ServeError as e:
-            code = errors.code_of(e).name
-            return _refusal(request, e)
-        except Exception:  # noqa: BLE001 - the stream stays open for the other searches; it is logged
-            code = "INTERNAL"
-            _log.exception("search failed", request_id=request.search.request_id)
-            return _refusal(request, errors.InternalError("a fault of the server: its log has the cause"))
-        finally:
-            self._metrics.count_call(f"{_STREAM_METHOD} message", code)
+            send(self._refusal(request, e))
+            return
+
+        def answer(ended: "asyncio.Future[pb.SearchNeighborsResponse]") -> None:
+            if ended.cancelled():
+                return
+            try:
+                response = pb.StreamSearchNeighborsResponse(search=ended.result())
+                if left_s is not None:
+                    refuse_late(left_s - (time.monotonic_ns() - start_ns) / _NS, 0.0)
+            except errors.ServeError as e:
+                response = self._refusal(request, e)
+            except Exception:  # noqa: BLE001 - the stream stays open for the other searches; it is logged
+                _log.exception("search failed", request_id=request.search.request_id)
+                fault = errors.InternalError("a fault of the server: its log has the cause")
+                response = self._refusal(request, fault)
+            else:
+                self._metrics.count_call(f"{_STREAM_METHOD} message", "OK")
+            send(response)
+
+        if future.done():  # a callback would wait for the loop
+            answer(future)
+        else:
+            future.add_done_callback(answer)
+
+    def _refusal(
+        self, request: pb.StreamSearchNeighborsRequest, error: errors.ServeError
+    ) -> pb.StreamSearchNeighborsResponse:
+        self._metrics.count_call(f"{_STREAM_METHOD} message", errors.code_of(error).name)
+        return pb.StreamSearchNeighborsResponse(
+            # The caller matches answers by id, so a refusal carries it too; an absurdly long one is cut.
+            search=pb.SearchNeighborsResponse(request_id=request.search.request_id[:64]),
+            status_code=errors.code_number(error),
+            status_message=str(error),
+            status_field=error.field,
+        )
 
     def _search(
         self, request: pb.SearchNeighborsRequest, since_ns: int, method: str
@@ -222,18 +251,6 @@ class SimilarityServicer(pb_grpc.SimilarityServiceServicer):
                 field="index_version",
                 metadata={"served": str(served)},
             )
-
-
-def _refusal(
-    request: pb.StreamSearchNeighborsRequest, error: errors.ServeError
-) -> pb.StreamSearchNeighborsResponse:
-    return pb.StreamSearchNeighborsResponse(
-        # The caller matches answers by id, so a refusal carries it too; an absurdly long one is cut.
-        search=pb.SearchNeighborsResponse(request_id=request.search.request_id[:64]),
-        status_code=errors.code_number(error),
-        status_message=str(error),
-        status_field=error.field,
-    )
 
 
 def _write_outcomes(response: pb.SearchNeighborsResponse, matches: Sequence[Match]) -> None:

@@ -49,7 +49,7 @@ async def one(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[S
     keeper = IndexKeeper(index, sequence=sequence)
     await keeper.start()
     server = GrpcServer(ServerOptions(unix_path=tmp_path / "s"))
-    servicer = SimilarityServicer(keeper, server.metrics)
+    servicer = SimilarityServicer(keeper, server.metrics, server.turns)
     server.add_service(
         SERVICE_NAME, lambda target: pb_grpc.add_SimilarityServiceServicer_to_server(servicer, target)
     )

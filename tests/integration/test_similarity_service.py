@@ -76,7 +76,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         keeper = IndexKeeper(index)
         await keeper.start()
         server = GrpcServer(ServerOptions(**{"unix_path": tmp_path / f"s{len(started)}", **options}))
-        servicer = SimilarityServicer(keeper, server.metrics, margin_s=server.options.answer_margin_s)
+        servicer = SimilarityServicer(keeper, server.metrics, server.turns)
         server.add_service(
             SERVICE_NAME, lambda target: pb_grpc.add_SimilarityServiceServicer_to_server(servicer, target)
         )
@@ -372,7 +372,7 @@ async def test_states_that_are_wrong_are_refused_all_together(
 async def test_a_burst_beyond_the_bound_is_refused_with_a_time_to_retry_and_the_rest_is_right(
     serve: Serve, queries: Vectors
 ) -> None:
-    one = await serve(max_in_flight=1)
+    one = await serve(max_in_flight=1, max_unaccepted=64)
     requests = [search(queries[i % 20], 256) for i in range(60)]
     answers = await asyncio.gather(*map(one.stub.SearchNeighbors, requests), return_exceptions=True)
     refused = 0

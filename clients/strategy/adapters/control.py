@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from server_runtime import errors
+from server_runtime.server import ServerOptions
 from strategy.core.values import Position, Side
 from strategy.status import Controlled, DecisionView, StatusView, TooManyFollowersError
 from strategy.trading_state import StateError, TradingState
@@ -16,6 +17,9 @@ from tradeserve.strategy.v1 import strategy_service_pb2_grpc as pb_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["StrategyService"].full_name
 
+# The service shares the strategy's event loop: who asks more often is refused, so that decisions are made.
+MAX_CALLS_PER_S = 200
+_ALWAYS = ("Pause", "TriggerKillSwitch")
 _MAX_REASON_CHARACTERS = 200
 _MAX_RECENT = 1000
 
@@ -98,6 +102,16 @@ class StrategyServicer(pb_grpc.StrategyServiceServicer):
             return pb.ResetKillSwitchResponse(trading_state=_STATES[self._engine.reset_kill(reason)])
         except StateError as e:
             raise errors.RefusedError(str(e)) from e
+
+
+def control_options(host: str, port: int) -> ServerOptions:
+    """Return how the service listens and what it bounds; what stops trading is let in always."""
+    return ServerOptions(
+        host=host,
+        port=port,
+        max_calls_per_s=MAX_CALLS_PER_S,
+        urgent=frozenset(f"/{SERVICE}/{name}" for name in _ALWAYS),
+    )
 
 
 def register(servicer: StrategyServicer) -> Callable[[grpc.aio.Server], None]:

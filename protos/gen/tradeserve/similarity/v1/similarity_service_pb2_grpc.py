@@ -98,8 +98,9 @@ class SimilarityServiceServicer:
 
     def StreamSearchNeighbors(self, request_iterator, context):
         """Searches over one long-lived stream, for callers that count fractions of a millisecond.
-        Responses are matched by request_id and come in the order of the requests; a request that
-        can't be answered gets a response with its status set, and the stream stays open.
+        Responses are matched by request_id. Answers come in the order of the requests; a request that
+        is refused gets a response with its status set, before earlier answers where it is refused at
+        once, and the stream stays open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,8 +48,9 @@ class SimilarityServiceStub:
     """Searches the index for the states nearest to one embedding."""
     StreamSearchNeighbors: _grpc.StreamStreamMultiCallable[_similarity_service_pb2.StreamSearchNeighborsRequest, _similarity_service_pb2.StreamSearchNeighborsResponse]
     """Searches over one long-lived stream, for callers that count fractions of a millisecond.
-    Responses are matched by request_id and come in the order of the requests; a request that
-    can't be answered gets a response with its status set, and the stream stays open.
+    Responses are matched by request_id. Answers come in the order of the requests; a request that
+    is refused gets a response with its status set, before earlier answers where it is refused at
+    once, and the stream stays open.
     """
     AddStates: _grpc.UnaryUnaryMultiCallable[_similarity_service_pb2.AddStatesRequest, _similarity_service_pb2.AddStatesResponse]
     """Adds states to the index. They are found by searches that start after the response.
@@ -80,8 +81,9 @@ class SimilarityServiceAsyncStub(SimilarityServiceStub):
     """Searches the index for the states nearest to one embedding."""
     StreamSearchNeighbors: _aio.StreamStreamMultiCallable[_similarity_service_pb2.StreamSearchNeighborsRequest, _similarity_service_pb2.StreamSearchNeighborsResponse]  # type: ignore[assignment]
     """Searches over one long-lived stream, for callers that count fractions of a millisecond.
-    Responses are matched by request_id and come in the order of the requests; a request that
-    can't be answered gets a response with its status set, and the stream stays open.
+    Responses are matched by request_id. Answers come in the order of the requests; a request that
+    is refused gets a response with its status set, before earlier answers where it is refused at
+    once, and the stream stays open.
     """
     AddStates: _aio.UnaryUnaryMultiCallable[_similarity_service_pb2.AddStatesRequest, _similarity_service_pb2.AddStatesResponse]  # type: ignore[assignment]
     """Adds states to the index. They are found by searches that start after the response.
@@ -127,8 +129,9 @@ class SimilarityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_similarity_service_pb2.StreamSearchNeighborsResponse], _abc.AsyncIterator[_similarity_service_pb2.StreamSearchNeighborsResponse]]:
         """Searches over one long-lived stream, for callers that count fractions of a millisecond.
-        Responses are matched by request_id and come in the order of the requests; a request that
-        can't be answered gets a response with its status set, and the stream stays open.
+        Responses are matched by request_id. Answers come in the order of the requests; a request that
+        is refused gets a response with its status set, before earlier answers where it is refused at
+        once, and the stream stays open.
         """
 
     @_abc_1.abstractmethod
