@@ -33,6 +33,7 @@ class Size:
         similarity_searches: Queries of its recall and of the hop.
         similarity_turns: Times that it searches with and without states being added.
         similarity_turn_s: Seconds of each.
+        overload_s: Seconds of each overload, and of the quiet after it.
         rounds: Parts that measurements are cut into, to show the noise.
         settings: More settings of the strategy, SECTION.KEY=VALUE.
     """
@@ -53,6 +54,7 @@ class Size:
     similarity_searches: int = 1_000
     similarity_turns: int = 8
     similarity_turn_s: float = 4.0
+    overload_s: float = 3.0
     rounds: int = 10
     settings: tuple[str, ...] = ()
 
@@ -76,6 +78,7 @@ SMOKE = Size(
     similarity_searches=20,
     similarity_turns=1,
     similarity_turn_s=0.5,
+    overload_s=0.3,
     rounds=2,
     settings=_PATIENT,
 )

@@ -20,6 +20,7 @@ from bench import (
     lateness,
     machine,
     model_call,
+    overload,
     servers,
     similarity,
     triton,
@@ -44,6 +45,7 @@ SECTIONS: tuple[tuple[str, Section], ...] = (
     ("triton", triton.measure),
     ("STAC-ML models", triton.measure_stac),
     ("charts", charts.measure),
+    ("overload", overload.measure),
 )
 
 

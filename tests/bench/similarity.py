@@ -82,7 +82,7 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
     """
     del local  # this section has an index of its own
     size = bench.size
-    indexes = await _indexes(bench, size.similarity_states)
+    indexes = await indexes_of(bench, size.similarity_states)
     async with _server(bench, indexes) as (service, start_s):
         # Loaded after the server: its start is not to find the files in this process's memory.
         folder, card = read_card(indexes, data.INDEX)
@@ -128,7 +128,7 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
     ]  # fmt: skip
 
 
-async def _indexes(bench: Bench, states: int) -> Path:
+async def indexes_of(bench: Bench, states: int) -> Path:
     """Return the folder of the index; build it in a process of its own when it is not there."""
     cache = CACHE if states >= 100_000 else bench.folder / "similarity-indexes"
     command = [sys.executable, str(Path(data.__file__)), "--folder", str(cache), "--states", str(states)]
