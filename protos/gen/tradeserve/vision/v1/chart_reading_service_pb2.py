@@ -22,22 +22,41 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tradeserve.common.v1 import provenance_pb2 as tradeserve_dot_common_dot_v1_dot_provenance__pb2
 from tradeserve.market.v1 import market_pb2 as tradeserve_dot_market_dot_v1_dot_market__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0tradeserve/vision/v1/chart_reading_service.proto\x12\x14tradeserve.vision.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tradeserve/common/v1/provenance.proto\x1a!tradeserve/market/v1/market.proto\"\xb4\x01\n\x10ReadChartRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\ninstrument\x18\x02 \x01(\x0b\x32 .tradeserve.market.v1.Instrument\x12\x11\n\tchart_png\x18\x03 \x01(\x0c\x12.\n\nas_of_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bprompt_name\x18\x05 \x01(\t\"\xa1\x02\n\x11ReadChartResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\x06signal\x18\x02 \x01(\x0e\x32\x1a.tradeserve.market.v1.Side\x12\x19\n\x11stated_confidence\x18\x03 \x01(\x02\x12\x11\n\treasoning\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\nprovenance\x18\x06 \x01(\x0b\x32%.tradeserve.common.v1.ModelProvenance\x12\x32\n\x06timing\x18\x07 \x01(\x0b\x32\".tradeserve.common.v1.ServerTiming2s\n\x13\x43hartReadingService\x12\\\n\tReadChart\x12&.tradeserve.vision.v1.ReadChartRequest\x1a\'.tradeserve.vision.v1.ReadChartResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0tradeserve/vision/v1/chart_reading_service.proto\x12\x14tradeserve.vision.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tradeserve/common/v1/provenance.proto\x1a!tradeserve/market/v1/market.proto\"\x9c\x02\n\x10ReadChartRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x34\n\ninstrument\x18\x02 \x01(\x0b\x32 .tradeserve.market.v1.Instrument\x12\x11\n\tchart_png\x18\x03 \x01(\x0c\x12.\n\nas_of_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bprompt_name\x18\x05 \x01(\t\x12\x31\n\x06\x65xtent\x18\x06 \x01(\x0b\x32!.tradeserve.vision.v1.ChartExtent\x12\x33\n\x07\x63ontext\x18\x07 \x01(\x0b\x32\".tradeserve.vision.v1.ChartContext\"\xd7\x01\n\x0b\x43hartExtent\x12\x11\n\tlow_price\x18\x01 \x01(\x01\x12\x12\n\nhigh_price\x18\x02 \x01(\x01\x12\x12\n\nlast_price\x18\x03 \x01(\x01\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0c\x62\x61r_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x81\x02\n\x0c\x43hartContext\x12\x46\n\nindicators\x18\x01 \x03(\x0b\x32\x32.tradeserve.vision.v1.ChartContext.IndicatorsEntry\x12\"\n\x15volume_ratio_forecast\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x38\n\rpast_outcomes\x18\x03 \x03(\x0b\x32!.tradeserve.vision.v1.PastOutcome\x1a\x31\n\x0fIndicatorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x18\n\x16_volume_ratio_forecast\"=\n\x0bPastOutcome\x12\x12\n\nsimilarity\x18\x01 \x01(\x02\x12\x1a\n\x12\x66orward_return_bps\x18\x02 \x01(\x02\"\xd7\x03\n\x11ReadChartResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\x06signal\x18\x02 \x01(\x0e\x32\x1a.tradeserve.market.v1.Side\x12\x19\n\x11stated_confidence\x18\x03 \x01(\x02\x12\x11\n\treasoning\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\nprovenance\x18\x06 \x01(\x0b\x32%.tradeserve.common.v1.ModelProvenance\x12\x32\n\x06timing\x18\x07 \x01(\x0b\x32\".tradeserve.common.v1.ServerTiming\x12\x10\n\x08patterns\x18\x08 \x03(\t\x12\x12\n\nkey_levels\x18\t \x03(\x01\x12\r\n\x05risks\x18\n \x03(\t\x12;\n\x0e\x63ontradictions\x18\x0b \x03(\x0b\x32#.tradeserve.vision.v1.Contradiction\x12\r\n\x05trust\x18\x0c \x01(\x02\x12\x33\n\x06record\x18\r \x01(\x0b\x32#.tradeserve.vision.v1.ReadingRecord\".\n\rContradiction\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x86\x02\n\rReadingRecord\x12\x13\n\x0bprompt_name\x18\x01 \x01(\t\x12\x1e\n\x16prompt_template_sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x12\n\nraw_output\x18\x04 \x01(\t\x12\x14\n\x0c\x63hart_sha256\x18\x05 \x01(\x0c\x12\x15\n\rsampling_json\x18\x06 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x07 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x08 \x01(\x05\x12\x37\n\x14\x66irst_token_duration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"\x12\n\x10GetReaderRequest\"\xe2\x01\n\x11GetReaderResponse\x12\x39\n\nprovenance\x18\x01 \x01(\x0b\x32%.tradeserve.common.v1.ModelProvenance\x12\x14\n\x0cprompt_names\x18\x02 \x03(\t\x12\x1b\n\x13max_pixels_per_side\x18\x03 \x01(\x05\x12\x17\n\x0fmax_chart_bytes\x18\x04 \x01(\x05\x12\x33\n\x10reading_lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tstatement\x18\x06 \x01(\t2\xd1\x01\n\x13\x43hartReadingService\x12\\\n\tReadChart\x12&.tradeserve.vision.v1.ReadChartRequest\x1a\'.tradeserve.vision.v1.ReadChartResponse\x12\\\n\tGetReader\x12&.tradeserve.vision.v1.GetReaderRequest\x1a\'.tradeserve.vision.v1.GetReaderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeserve.vision.v1.chart_reading_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READCHARTREQUEST']._serialized_start=182
-  _globals['_READCHARTREQUEST']._serialized_end=362
-  _globals['_READCHARTRESPONSE']._serialized_start=365
-  _globals['_READCHARTRESPONSE']._serialized_end=654
-  _globals['_CHARTREADINGSERVICE']._serialized_start=656
-  _globals['_CHARTREADINGSERVICE']._serialized_end=771
+  _globals['_CHARTCONTEXT_INDICATORSENTRY']._loaded_options = None
+  _globals['_CHARTCONTEXT_INDICATORSENTRY']._serialized_options = b'8\001'
+  _globals['_READCHARTREQUEST']._serialized_start=214
+  _globals['_READCHARTREQUEST']._serialized_end=498
+  _globals['_CHARTEXTENT']._serialized_start=501
+  _globals['_CHARTEXTENT']._serialized_end=716
+  _globals['_CHARTCONTEXT']._serialized_start=719
+  _globals['_CHARTCONTEXT']._serialized_end=976
+  _globals['_CHARTCONTEXT_INDICATORSENTRY']._serialized_start=901
+  _globals['_CHARTCONTEXT_INDICATORSENTRY']._serialized_end=950
+  _globals['_PASTOUTCOME']._serialized_start=978
+  _globals['_PASTOUTCOME']._serialized_end=1039
+  _globals['_READCHARTRESPONSE']._serialized_start=1042
+  _globals['_READCHARTRESPONSE']._serialized_end=1513
+  _globals['_CONTRADICTION']._serialized_start=1515
+  _globals['_CONTRADICTION']._serialized_end=1561
+  _globals['_READINGRECORD']._serialized_start=1564
+  _globals['_READINGRECORD']._serialized_end=1826
+  _globals['_GETREADERREQUEST']._serialized_start=1828
+  _globals['_GETREADERREQUEST']._serialized_end=1846
+  _globals['_GETREADERRESPONSE']._serialized_start=1849
+  _globals['_GETREADERRESPONSE']._serialized_end=2075
+  _globals['_CHARTREADINGSERVICE']._serialized_start=2078
+  _globals['_CHARTREADINGSERVICE']._serialized_end=2287
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,12 @@
 isort:skip_file
 Reading of rendered charts by a vision-language model."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from tradeserve.common.v1 import provenance_pb2 as _provenance_pb2
 from tradeserve.market.v1 import market_pb2 as _market_pb2
 import builtins as _builtins
@@ -30,12 +33,14 @@ class ReadChartRequest(_message.Message):
     CHART_PNG_FIELD_NUMBER: _builtins.int
     AS_OF_TIME_FIELD_NUMBER: _builtins.int
     PROMPT_NAME_FIELD_NUMBER: _builtins.int
+    EXTENT_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Made by the caller (UUIDv7) and written to its journal before the call."""
     chart_png: _builtins.bytes
     """The chart as PNG."""
     prompt_name: _builtins.str
-    """Name of the prompt template on the server."""
+    """Name of the prompt template on the server. Empty: the server's own."""
     @_builtins.property
     def instrument(self) -> _market_pb2.Instrument:
         """What the chart shows."""
@@ -43,6 +48,14 @@ class ReadChartRequest(_message.Message):
     @_builtins.property
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
         """Latest market event drawn on the chart (exchange time)."""
+
+    @_builtins.property
+    def extent(self) -> Global___ChartExtent:
+        """What the chart was drawn from; the answer is checked against it. Unset: it is not checked."""
+
+    @_builtins.property
+    def context(self) -> Global___ChartContext:
+        """What else is known, for the prompt. Unset parts are left out of it."""
 
     def __init__(
         self,
@@ -52,14 +65,146 @@ class ReadChartRequest(_message.Message):
         chart_png: _builtins.bytes = ...,
         as_of_time: _timestamp_pb2.Timestamp | None = ...,
         prompt_name: _builtins.str = ...,
+        extent: Global___ChartExtent | None = ...,
+        context: Global___ChartContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "instrument", b"instrument"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "context", b"context", "extent", b"extent", "instrument", b"instrument"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "chart_png", b"chart_png", "instrument", b"instrument", "prompt_name", b"prompt_name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "chart_png", b"chart_png", "context", b"context", "extent", b"extent", "instrument", b"instrument", "prompt_name", b"prompt_name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadChartRequest: _TypeAlias = ReadChartRequest  # noqa: Y015
+
+@_typing.final
+class ChartExtent(_message.Message):
+    """ChartExtent says what lies on the chart."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_PRICE_FIELD_NUMBER: _builtins.int
+    HIGH_PRICE_FIELD_NUMBER: _builtins.int
+    LAST_PRICE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    BAR_DURATION_FIELD_NUMBER: _builtins.int
+    low_price: _builtins.float
+    """Lowest price drawn."""
+    high_price: _builtins.float
+    """Highest price drawn."""
+    last_price: _builtins.float
+    """Close of the last bar."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Start of the first bar (exchange time)."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the last bar (exchange time)."""
+
+    @_builtins.property
+    def bar_duration(self) -> _duration_pb2.Duration:
+        """Length of a bar."""
+
+    def __init__(
+        self,
+        *,
+        low_price: _builtins.float = ...,
+        high_price: _builtins.float = ...,
+        last_price: _builtins.float = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        bar_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bar_duration", b"bar_duration", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_duration", b"bar_duration", "end_time", b"end_time", "high_price", b"high_price", "last_price", b"last_price", "low_price", b"low_price", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChartExtent: _TypeAlias = ChartExtent  # noqa: Y015
+
+@_typing.final
+class ChartContext(_message.Message):
+    """ChartContext is what a reader of the chart is told beside the picture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IndicatorsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    INDICATORS_FIELD_NUMBER: _builtins.int
+    VOLUME_RATIO_FORECAST_FIELD_NUMBER: _builtins.int
+    PAST_OUTCOMES_FIELD_NUMBER: _builtins.int
+    volume_ratio_forecast: _builtins.float
+    """Forecast of the next bars' volume over the volume of the last ones; unset when there is none."""
+    @_builtins.property
+    def indicators(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Indicators of the last bar by name, at most 16. Examples: "rsi_14", "atr_14_bps"."""
+
+    @_builtins.property
+    def past_outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PastOutcome]:
+        """Past states that look alike, with what came after them, at most 64."""
+
+    def __init__(
+        self,
+        *,
+        indicators: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        volume_ratio_forecast: _builtins.float | None = ...,
+        past_outcomes: _abc.Iterable[Global___PastOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_volume_ratio_forecast", b"_volume_ratio_forecast", "volume_ratio_forecast", b"volume_ratio_forecast"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_volume_ratio_forecast", b"_volume_ratio_forecast", "indicators", b"indicators", "past_outcomes", b"past_outcomes", "volume_ratio_forecast", b"volume_ratio_forecast"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__volume_ratio_forecast: _TypeAlias = _typing.Literal["volume_ratio_forecast"]  # noqa: Y015
+    _WhichOneofArgType__volume_ratio_forecast: _TypeAlias = _typing.Literal["_volume_ratio_forecast", b"_volume_ratio_forecast"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__volume_ratio_forecast) -> _WhichOneofReturnType__volume_ratio_forecast | None: ...
+
+Global___ChartContext: _TypeAlias = ChartContext  # noqa: Y015
+
+@_typing.final
+class PastOutcome(_message.Message):
+    """PastOutcome is a past state that looks like the present one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    FORWARD_RETURN_BPS_FIELD_NUMBER: _builtins.int
+    similarity: _builtins.float
+    """Cosine similarity to the present state, -1 to 1."""
+    forward_return_bps: _builtins.float
+    """Return over the horizon after it, in basis points."""
+    def __init__(
+        self,
+        *,
+        similarity: _builtins.float = ...,
+        forward_return_bps: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forward_return_bps", b"forward_return_bps", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PastOutcome: _TypeAlias = PastOutcome  # noqa: Y015
 
 @_typing.final
 class ReadChartResponse(_message.Message):
@@ -74,6 +219,12 @@ class ReadChartResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    PATTERNS_FIELD_NUMBER: _builtins.int
+    KEY_LEVELS_FIELD_NUMBER: _builtins.int
+    RISKS_FIELD_NUMBER: _builtins.int
+    CONTRADICTIONS_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Echo of the request's request_id."""
     signal: _market_pb2.Side.ValueType
@@ -82,6 +233,8 @@ class ReadChartResponse(_message.Message):
     """Confidence the model states, 0 to 1. Not calibrated."""
     reasoning: _builtins.str
     """The model's words, for people and the journal, at most 1,000 characters."""
+    trust: _builtins.float
+    """How far the answer agrees with the chart's own data, 0 to 1: 1 without contradictions."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """The answer must not be used at or after this instant."""
@@ -94,6 +247,26 @@ class ReadChartResponse(_message.Message):
     def timing(self) -> _provenance_pb2.ServerTiming:
         """Where the server's time went."""
 
+    @_builtins.property
+    def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Chart patterns the model names, at most 8. Example: "double_top"."""
+
+    @_builtins.property
+    def key_levels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Prices the model calls levels, at most 8."""
+
+    @_builtins.property
+    def risks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What could go wrong, in the model's words, at most 4 of at most 200 characters."""
+
+    @_builtins.property
+    def contradictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contradiction]:
+        """What the answer says that the chart's own data contradicts, at most 16. Each lowers the trust."""
+
+    @_builtins.property
+    def record(self) -> Global___ReadingRecord:
+        """What was asked and answered, to the byte, for the journal."""
+
     def __init__(
         self,
         *,
@@ -104,11 +277,164 @@ class ReadChartResponse(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         provenance: _provenance_pb2.ModelProvenance | None = ...,
         timing: _provenance_pb2.ServerTiming | None = ...,
+        patterns: _abc.Iterable[_builtins.str] | None = ...,
+        key_levels: _abc.Iterable[_builtins.float] | None = ...,
+        risks: _abc.Iterable[_builtins.str] | None = ...,
+        contradictions: _abc.Iterable[Global___Contradiction] | None = ...,
+        trust: _builtins.float = ...,
+        record: Global___ReadingRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "provenance", b"provenance", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "provenance", b"provenance", "record", b"record", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "provenance", b"provenance", "reasoning", b"reasoning", "request_id", b"request_id", "signal", b"signal", "stated_confidence", b"stated_confidence", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contradictions", b"contradictions", "expire_time", b"expire_time", "key_levels", b"key_levels", "patterns", b"patterns", "provenance", b"provenance", "reasoning", b"reasoning", "record", b"record", "request_id", b"request_id", "risks", b"risks", "signal", b"signal", "stated_confidence", b"stated_confidence", "timing", b"timing", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadChartResponse: _TypeAlias = ReadChartResponse  # noqa: Y015
+
+@_typing.final
+class Contradiction(_message.Message):
+    """Contradiction is a statement that the chart's own data contradicts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Field of the answer. Examples: "key_levels", "reasoning"."""
+    detail: _builtins.str
+    """What is wrong with it, in plain words. Example: "104.2 lies outside the chart's 99.1 to 101.3"."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "field", b"field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Contradiction: _TypeAlias = Contradiction  # noqa: Y015
+
+@_typing.final
+class ReadingRecord(_message.Message):
+    """ReadingRecord is what it takes to audit a reading and to make it again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_NAME_FIELD_NUMBER: _builtins.int
+    PROMPT_TEMPLATE_SHA256_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    RAW_OUTPUT_FIELD_NUMBER: _builtins.int
+    CHART_SHA256_FIELD_NUMBER: _builtins.int
+    SAMPLING_JSON_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_DURATION_FIELD_NUMBER: _builtins.int
+    prompt_name: _builtins.str
+    """Name of the prompt template."""
+    prompt_template_sha256: _builtins.bytes
+    """SHA-256 of the template's file, 32 bytes."""
+    prompt: _builtins.str
+    """The prompt that the model got, without the image."""
+    raw_output: _builtins.str
+    """What the model answered, before it was parsed."""
+    chart_sha256: _builtins.bytes
+    """SHA-256 of chart_png, 32 bytes."""
+    sampling_json: _builtins.str
+    """How it was sampled, as JSON. Example: {"temperature": 0, "max_tokens": 160, "seed": 1}."""
+    prompt_token_count: _builtins.int
+    """Tokens of the prompt, the image's included."""
+    output_token_count: _builtins.int
+    """Tokens of the answer."""
+    @_builtins.property
+    def first_token_duration(self) -> _duration_pb2.Duration:
+        """From the start of the work to the first token; unset when the engine does not tell."""
+
+    def __init__(
+        self,
+        *,
+        prompt_name: _builtins.str = ...,
+        prompt_template_sha256: _builtins.bytes = ...,
+        prompt: _builtins.str = ...,
+        raw_output: _builtins.str = ...,
+        chart_sha256: _builtins.bytes = ...,
+        sampling_json: _builtins.str = ...,
+        prompt_token_count: _builtins.int = ...,
+        output_token_count: _builtins.int = ...,
+        first_token_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token_duration", b"first_token_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chart_sha256", b"chart_sha256", "first_token_duration", b"first_token_duration", "output_token_count", b"output_token_count", "prompt", b"prompt", "prompt_name", b"prompt_name", "prompt_template_sha256", b"prompt_template_sha256", "prompt_token_count", b"prompt_token_count", "raw_output", b"raw_output", "sampling_json", b"sampling_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadingRecord: _TypeAlias = ReadingRecord  # noqa: Y015
+
+@_typing.final
+class GetReaderRequest(_message.Message):
+    """Request message for ChartReadingService.GetReader."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReaderRequest: _TypeAlias = GetReaderRequest  # noqa: Y015
+
+@_typing.final
+class GetReaderResponse(_message.Message):
+    """Response message for ChartReadingService.GetReader."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    PROMPT_NAMES_FIELD_NUMBER: _builtins.int
+    MAX_PIXELS_PER_SIDE_FIELD_NUMBER: _builtins.int
+    MAX_CHART_BYTES_FIELD_NUMBER: _builtins.int
+    READING_LIFETIME_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    max_pixels_per_side: _builtins.int
+    """Largest width and height of a chart, in pixels."""
+    max_chart_bytes: _builtins.int
+    """Largest chart_png, in bytes."""
+    statement: _builtins.str
+    """What the model's card says on skill, in plain words, at most 1,000 characters."""
+    @_builtins.property
+    def provenance(self) -> _provenance_pb2.ModelProvenance:
+        """The model that is loaded."""
+
+    @_builtins.property
+    def prompt_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Prompt templates that the server has; the first is its own choice."""
+
+    @_builtins.property
+    def reading_lifetime(self) -> _duration_pb2.Duration:
+        """How long a reading may be used."""
+
+    def __init__(
+        self,
+        *,
+        provenance: _provenance_pb2.ModelProvenance | None = ...,
+        prompt_names: _abc.Iterable[_builtins.str] | None = ...,
+        max_pixels_per_side: _builtins.int = ...,
+        max_chart_bytes: _builtins.int = ...,
+        reading_lifetime: _duration_pb2.Duration | None = ...,
+        statement: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "reading_lifetime", b"reading_lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_chart_bytes", b"max_chart_bytes", "max_pixels_per_side", b"max_pixels_per_side", "prompt_names", b"prompt_names", "provenance", b"provenance", "reading_lifetime", b"reading_lifetime", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReaderResponse: _TypeAlias = GetReaderResponse  # noqa: Y015

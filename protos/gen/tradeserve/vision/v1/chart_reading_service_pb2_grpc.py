@@ -28,6 +28,14 @@ if _version_not_supported:
 class ChartReadingServiceStub:
     """ChartReadingService turns a chart into a structured opinion. Slow (hundreds of milliseconds):
     call it off the order path and let the answer expire.
+
+    Errors carry google.rpc.ErrorInfo; its metadata names the offending field.
+    INVALID_ARGUMENT: the image is not a PNG, has a size that the server does not take, or shows nothing;
+    or a field is malformed.
+    NOT_FOUND: the server has no prompt of that name.
+    RESOURCE_EXHAUSTED: the queue is full, or a newer chart of the instrument came; drop, do not retry.
+    DEADLINE_EXCEEDED: the reading could not be ready within the caller's deadline.
+    UNAVAILABLE: the model's engine is away at the moment.
     """
 
     def __init__(self, channel):
@@ -41,17 +49,35 @@ class ChartReadingServiceStub:
                 request_serializer=tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.ReadChartRequest.SerializeToString,
                 response_deserializer=tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.ReadChartResponse.FromString,
                 _registered_method=True)
+        self.GetReader = channel.unary_unary(
+                '/tradeserve.vision.v1.ChartReadingService/GetReader',
+                request_serializer=tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.GetReaderRequest.SerializeToString,
+                response_deserializer=tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.GetReaderResponse.FromString,
+                _registered_method=True)
 
 
 class ChartReadingServiceServicer:
     """ChartReadingService turns a chart into a structured opinion. Slow (hundreds of milliseconds):
     call it off the order path and let the answer expire.
+
+    Errors carry google.rpc.ErrorInfo; its metadata names the offending field.
+    INVALID_ARGUMENT: the image is not a PNG, has a size that the server does not take, or shows nothing;
+    or a field is malformed.
+    NOT_FOUND: the server has no prompt of that name.
+    RESOURCE_EXHAUSTED: the queue is full, or a newer chart of the instrument came; drop, do not retry.
+    DEADLINE_EXCEEDED: the reading could not be ready within the caller's deadline.
+    UNAVAILABLE: the model's engine is away at the moment.
     """
 
     def ReadChart(self, request, context):
         """Reads one chart.
-        INVALID_ARGUMENT: the image is not a PNG, or is larger than the server allows.
-        RESOURCE_EXHAUSTED: the server's queue is full; drop, do not retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReader(self, request, context):
+        """Gets which model and prompts the server has, and what it takes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +91,11 @@ def add_ChartReadingServiceServicer_to_server(servicer, server):
                     request_deserializer=tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.ReadChartRequest.FromString,
                     response_serializer=tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.ReadChartResponse.SerializeToString,
             ),
+            'GetReader': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReader,
+                    request_deserializer=tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.GetReaderRequest.FromString,
+                    response_serializer=tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.GetReaderResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tradeserve.vision.v1.ChartReadingService', rpc_method_handlers)
@@ -76,6 +107,14 @@ def add_ChartReadingServiceServicer_to_server(servicer, server):
 class ChartReadingService:
     """ChartReadingService turns a chart into a structured opinion. Slow (hundreds of milliseconds):
     call it off the order path and let the answer expire.
+
+    Errors carry google.rpc.ErrorInfo; its metadata names the offending field.
+    INVALID_ARGUMENT: the image is not a PNG, has a size that the server does not take, or shows nothing;
+    or a field is malformed.
+    NOT_FOUND: the server has no prompt of that name.
+    RESOURCE_EXHAUSTED: the queue is full, or a newer chart of the instrument came; drop, do not retry.
+    DEADLINE_EXCEEDED: the reading could not be ready within the caller's deadline.
+    UNAVAILABLE: the model's engine is away at the moment.
     """
 
     @staticmethod
@@ -95,6 +134,33 @@ class ChartReadingService:
             '/tradeserve.vision.v1.ChartReadingService/ReadChart',
             tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.ReadChartRequest.SerializeToString,
             tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.ReadChartResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReader(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeserve.vision.v1.ChartReadingService/GetReader',
+            tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.GetReaderRequest.SerializeToString,
+            tradeserve_dot_vision_dot_v1_dot_chart__reading__service__pb2.GetReaderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,6 +29,14 @@ GRPC_VERSION: str
 class ChartReadingServiceStub:
     """ChartReadingService turns a chart into a structured opinion. Slow (hundreds of milliseconds):
     call it off the order path and let the answer expire.
+
+    Errors carry google.rpc.ErrorInfo; its metadata names the offending field.
+    INVALID_ARGUMENT: the image is not a PNG, has a size that the server does not take, or shows nothing;
+    or a field is malformed.
+    NOT_FOUND: the server has no prompt of that name.
+    RESOURCE_EXHAUSTED: the queue is full, or a newer chart of the instrument came; drop, do not retry.
+    DEADLINE_EXCEEDED: the reading could not be ready within the caller's deadline.
+    UNAVAILABLE: the model's engine is away at the moment.
     """
 
     @_typing.overload
@@ -36,27 +44,41 @@ class ChartReadingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChartReadingServiceAsyncStub: ...
     ReadChart: _grpc.UnaryUnaryMultiCallable[_chart_reading_service_pb2.ReadChartRequest, _chart_reading_service_pb2.ReadChartResponse]
-    """Reads one chart.
-    INVALID_ARGUMENT: the image is not a PNG, or is larger than the server allows.
-    RESOURCE_EXHAUSTED: the server's queue is full; drop, do not retry.
-    """
+    """Reads one chart."""
+    GetReader: _grpc.UnaryUnaryMultiCallable[_chart_reading_service_pb2.GetReaderRequest, _chart_reading_service_pb2.GetReaderResponse]
+    """Gets which model and prompts the server has, and what it takes."""
 
 @_typing.type_check_only
 class ChartReadingServiceAsyncStub(ChartReadingServiceStub):
     """ChartReadingService turns a chart into a structured opinion. Slow (hundreds of milliseconds):
     call it off the order path and let the answer expire.
+
+    Errors carry google.rpc.ErrorInfo; its metadata names the offending field.
+    INVALID_ARGUMENT: the image is not a PNG, has a size that the server does not take, or shows nothing;
+    or a field is malformed.
+    NOT_FOUND: the server has no prompt of that name.
+    RESOURCE_EXHAUSTED: the queue is full, or a newer chart of the instrument came; drop, do not retry.
+    DEADLINE_EXCEEDED: the reading could not be ready within the caller's deadline.
+    UNAVAILABLE: the model's engine is away at the moment.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadChart: _aio.UnaryUnaryMultiCallable[_chart_reading_service_pb2.ReadChartRequest, _chart_reading_service_pb2.ReadChartResponse]  # type: ignore[assignment]
-    """Reads one chart.
-    INVALID_ARGUMENT: the image is not a PNG, or is larger than the server allows.
-    RESOURCE_EXHAUSTED: the server's queue is full; drop, do not retry.
-    """
+    """Reads one chart."""
+    GetReader: _aio.UnaryUnaryMultiCallable[_chart_reading_service_pb2.GetReaderRequest, _chart_reading_service_pb2.GetReaderResponse]  # type: ignore[assignment]
+    """Gets which model and prompts the server has, and what it takes."""
 
 class ChartReadingServiceServicer(metaclass=_abc_1.ABCMeta):
     """ChartReadingService turns a chart into a structured opinion. Slow (hundreds of milliseconds):
     call it off the order path and let the answer expire.
+
+    Errors carry google.rpc.ErrorInfo; its metadata names the offending field.
+    INVALID_ARGUMENT: the image is not a PNG, has a size that the server does not take, or shows nothing;
+    or a field is malformed.
+    NOT_FOUND: the server has no prompt of that name.
+    RESOURCE_EXHAUSTED: the queue is full, or a newer chart of the instrument came; drop, do not retry.
+    DEADLINE_EXCEEDED: the reading could not be ready within the caller's deadline.
+    UNAVAILABLE: the model's engine is away at the moment.
     """
 
     @_abc_1.abstractmethod
@@ -65,9 +87,14 @@ class ChartReadingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chart_reading_service_pb2.ReadChartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chart_reading_service_pb2.ReadChartResponse, _abc.Awaitable[_chart_reading_service_pb2.ReadChartResponse]]:
-        """Reads one chart.
-        INVALID_ARGUMENT: the image is not a PNG, or is larger than the server allows.
-        RESOURCE_EXHAUSTED: the server's queue is full; drop, do not retry.
-        """
+        """Reads one chart."""
+
+    @_abc_1.abstractmethod
+    def GetReader(
+        self,
+        request: _chart_reading_service_pb2.GetReaderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chart_reading_service_pb2.GetReaderResponse, _abc.Awaitable[_chart_reading_service_pb2.GetReaderResponse]]:
+        """Gets which model and prompts the server has, and what it takes."""
 
 def add_ChartReadingServiceServicer_to_server(servicer: ChartReadingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
