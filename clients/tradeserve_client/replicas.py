@@ -154,6 +154,9 @@ class ReplicaSet:
         One that is not well is returned only when no better one may be asked, so that the call's
         outcome says what is wrong with it. None when none may be asked.
         """
+        if len(self.replicas) == 1:  # nothing to choose: the call itself finds out how it is
+            only = self.replicas[0]
+            return only if only is not without and may_ask(only) else None
         best: Replica | None = None
         best_rank: tuple[int, int] | None = None
         count = len(self.replicas)

@@ -99,6 +99,7 @@ class Caller:
         self._fan_out = fan_out
         self._probing = FanOut(clock_ns=fan_out.clock_ns)
         self._resilience = resilience or Resilience()
+        self._may_hedge = self._resilience.hedge and len(replicas.replicas) > 1
         self._hedges = HedgeBudget(self._resilience.hedge_share)
         self._samples: dict[str, LatencySample] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -167,6 +168,8 @@ class Caller:
         metadata: Metadata | None,
     ) -> _Attempt[T]:
         lane = replica.lane(service, self.method)
+        if not metadata and not replica.metadata:
+            return _Attempt(replica, group.start(lane, request))
         headers = {**headers_of(replica.metadata), **(metadata or {})}
         if headers:
             with call_metadata(headers):
@@ -197,7 +200,7 @@ class Caller:
         self, service: str, first: _Attempt[T], deadline_ns: int, allowed: Callable[[Replica], bool]
     ) -> int:
         """Return after how long a hedge would go out; 0 when none may."""
-        if not self._resilience.hedge or len(self.replicas.replicas) < 2:
+        if not self._may_hedge:
             return 0
         sample = self._samples.get(service)
         p95_ns = sample.p95_ns if sample else 0
@@ -264,6 +267,8 @@ class Caller:
         return Called(failed[first.replica], first.replica)
 
     def _note(self, service: str, outcome: Outcome[T]) -> None:
+        if not self._may_hedge:
+            return
         call = outcome.call
         if isinstance(outcome, Answer):
             self._sample(service).add(call.round_trip_ns)
@@ -291,6 +296,8 @@ class Caller:
 
         The breaker bounds how many.
         """
+        if len(self.replicas.replicas) == 1:
+            return
         waiting = self.replicas.half_open(service, self.method, allowed)
         if not waiting or not self.replicas.has_well(service, self.method, allowed):
             return  # with nobody well, the call itself is the probe
