@@ -13,7 +13,12 @@ from tradeserve_cli.arguments import MAX_CON_ID, Subparsers, UsageError, add_com
 from tradeserve_cli.connections import all_places, clients, timeout_s
 from tradeserve_cli.servers import how_to_name
 from tradeserve_client.answers import Answer, NoAnswer, Reason
-from tradeserve_client.chart_reading import MAX_PNG_BYTES, ChartQuery, ChartReading
+from tradeserve_client.chart_reading import (
+    MAX_PNG_BYTES,
+    ChartQuery,
+    ChartReading,
+    ReadingRecord,
+)
 from tradeserve_client.errors import WrongRequestError
 
 _SERVICE = "vision"
@@ -28,8 +33,11 @@ def register(commands: Subparsers) -> None:
         example="tradeserve read-chart chart.png --symbol AAPL --as-of 2025-03-12T14:30:00Z",
         servers=(_SERVICE,),
         timeout_ms=30_000.0,
-        json_fields="signal, stated_confidence, reasoning, expire_time, model {name, version, artifact_sha256}, "
-        "request_id, round_trip_ms, compute_ms; without an answer: answered false, service, reason, detail",
+        json_fields="signal, stated_confidence, reasoning, patterns, key_levels, risks, trust, "
+        "contradictions [{field, detail}], expire_time, model {name, version, artifact_sha256}, "
+        "record {prompt_name, prompt_template_sha256, prompt, raw_output, chart_sha256, sampling_json, "
+        "prompt_tokens, output_tokens, first_token_ms}, request_id, round_trip_ms, compute_ms; "
+        "without an answer: answered false, service, reason, detail",
     )
     parser.add_argument("chart", type=Path, metavar="FILE", help="the chart, PNG")
     parser.add_argument("--symbol", required=True, metavar="NAME", help="what it shows")
@@ -98,15 +106,37 @@ def _as_json(answer: Answer[ChartReading]) -> Mapping[str, Any]:
         "signal": reading.signal.value,
         "stated_confidence": reading.stated_confidence,
         "reasoning": reading.reasoning,
+        "patterns": list(reading.patterns),
+        "key_levels": list(reading.key_levels),
+        "risks": list(reading.risks),
+        "trust": round(reading.trust, 4),
+        "contradictions": [{"field": each.field, "detail": each.detail} for each in reading.contradictions],
         "expire_time": output.moment(reading.expire_ns),
         "model": {
             "name": reading.model.name,
             "version": reading.model.version,
             "artifact_sha256": reading.model.artifact_sha256,
         },
+        "record": _record_as_json(reading.record),
         "request_id": call.request_id,
         "round_trip_ms": output.milliseconds(call.round_trip_ns),
         "compute_ms": output.milliseconds(call.compute_ns),
+    }
+
+
+def _record_as_json(record: ReadingRecord | None) -> Mapping[str, Any] | None:
+    if record is None:
+        return None
+    return {
+        "prompt_name": record.prompt_name,
+        "prompt_template_sha256": record.prompt_template_sha256,
+        "prompt": record.prompt,
+        "raw_output": record.raw_output,
+        "chart_sha256": record.chart_sha256,
+        "sampling_json": record.sampling_json,
+        "prompt_tokens": record.prompt_tokens,
+        "output_tokens": record.output_tokens,
+        "first_token_ms": output.milliseconds(record.first_token_ns),
     }
 
 
@@ -117,6 +147,15 @@ def _print(answer: Answer[ChartReading]) -> None:
         f"until {output.moment(reading.expire_ns)}"
     )
     output.line(reading.reasoning)
+    for name, said in (
+        ("patterns", ", ".join(reading.patterns)),
+        ("levels", ", ".join(f"{level:g}" for level in reading.key_levels)),
+        ("risks", "; ".join(reading.risks)),
+    ):
+        if said:
+            output.line(f"{name}: {said}")
+    for each in reading.contradictions:
+        output.line(f"contradicted: {each.field}: {each.detail} (trust {reading.trust:.2f})")
     output.line(
         f"{reading.model.name} version {reading.model.version} in {answer.call.round_trip_ns / 1e6:.0f} ms"
     )

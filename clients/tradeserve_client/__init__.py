@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from tradeserve_client.breaker import BreakerState, CircuitBreaker
     from tradeserve_client.budget import Budget, Deadline, LatencyBudget
     from tradeserve_client.channel import Link, TlsFiles, open_channel
-    from tradeserve_client.chart_reading import ChartQuery, ChartReading, ChartReadingClient
+    from tradeserve_client.chart_reading import (
+        ChartContext,
+        ChartExtent,
+        ChartQuery,
+        ChartReading,
+        ChartReadingClient,
+        Contradiction,
+        PastOutcome,
+        ReaderInfo,
+        ReadingRecord,
+    )
     from tradeserve_client.client_set import Clients
     from tradeserve_client.config import (
         ChartReadingSection,
@@ -74,7 +84,17 @@ _HOMES = {
     "breaker": ("BreakerState", "CircuitBreaker"),
     "budget": ("Budget", "Deadline", "LatencyBudget"),
     "channel": ("Link", "TlsFiles", "open_channel"),
-    "chart_reading": ("ChartQuery", "ChartReading", "ChartReadingClient"),
+    "chart_reading": (
+        "ChartContext",
+        "ChartExtent",
+        "ChartQuery",
+        "ChartReading",
+        "ChartReadingClient",
+        "Contradiction",
+        "PastOutcome",
+        "ReaderInfo",
+        "ReadingRecord",
+    ),
     "client_set": ("Clients",),
     "config": (
         "ChartReadingSection",
@@ -139,6 +159,8 @@ __all__ = [
     "CallGroup",
     "CallMetrics",
     "CallRecord",
+    "ChartContext",
+    "ChartExtent",
     "ChartQuery",
     "ChartReading",
     "ChartReadingClient",
@@ -148,6 +170,7 @@ __all__ = [
     "Clients",
     "ConfigError",
     "ContractError",
+    "Contradiction",
     "Deadline",
     "ExpectedModel",
     "FanOut",
@@ -166,9 +189,12 @@ __all__ = [
     "OpenPosition",
     "Outcome",
     "Outcomes",
+    "PastOutcome",
     "PendingCall",
     "PendingSearch",
     "PreparedModel",
+    "ReaderInfo",
+    "ReadingRecord",
     "Reason",
     "ReplicaLimits",
     "Resilience",

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from tradeserve_client.answers import Outcome
 from tradeserve_client.budget import Budget, Deadline, deadline_of
-from tradeserve_client.chart_reading import ChartQuery, ChartReading
+from tradeserve_client.chart_reading import ChartQuery, ChartReading, ReaderInfo
 from tradeserve_client.client_set import Clients
 from tradeserve_client.config import ClientConfig, load_config
 from tradeserve_client.contract import ExpectedModel, ModelContract
@@ -200,6 +200,14 @@ class BlockingChartReading:
             return await self._clients.charts.read_chart(query, budget=deadline, metadata=metadata)
 
         return self._thread.call(ask, _wait_s(deadline))
+
+    def reader(self, *, timeout_s: float = TIMEOUT_S) -> ReaderInfo:
+        """Return which model and prompts the server has; see ChartReadingClient.reader."""
+
+        async def ask() -> ReaderInfo:
+            return await self._clients.charts.reader(timeout_s=timeout_s)
+
+        return self._thread.call(ask, timeout_s + _GRACE_S)
 
 
 class BlockingStrategy:

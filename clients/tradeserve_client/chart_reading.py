@@ -2,77 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import isfinite
 
+import grpc.aio
 from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
 from uuid_utils import uuid7
 
-from tradeserve.market.v1 import market_pb2
 from tradeserve.vision.v1 import chart_reading_service_pb2 as pb
+from tradeserve.vision.v1 import chart_reading_service_pb2_grpc as rpc
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 from tradeserve_client.budget import Budget, ClockNs, deadline_of
-from tradeserve_client.channel import MAX_MESSAGE_BYTES, TlsFiles, Transport
-from tradeserve_client.errors import MalformedResponseError, WrongRequestError
+from tradeserve_client.channel import MAX_MESSAGE_BYTES, Link, TlsFiles, Transport
+from tradeserve_client.chart_messages import (
+    MAX_REASONING_CHARACTERS,
+    SERVICE,
+    ChartContext,
+    ChartExtent,
+    ChartQuery,
+    ChartReading,
+    Contradiction,
+    PastOutcome,
+    ReaderInfo,
+    ReadingRecord,
+    read_answer,
+    read_message,
+    reader_info,
+)
+from tradeserve_client.errors import (
+    MalformedResponseError,
+    ServerDownError,
+    TooLateError,
+    WrongRequestError,
+    error_of,
+)
 from tradeserve_client.fan_out import FanOut, OnLate
-from tradeserve_client.metadata import Metadata, MetadataSource
+from tradeserve_client.metadata import Metadata, MetadataChannel, MetadataSource
 from tradeserve_client.replicas import ReplicaLimits, ReplicaSet, Targets
 from tradeserve_client.resilience import CallCounts, Caller, OnOutcome, Resilience, ignore_outcome
-from tradeserve_client.similarity import Served
-from tradeserve_client.strategy_service import Side
 
-SERVICE = "vision"
+__all__ = [
+    "MAX_PNG_BYTES",
+    "MAX_REASONING_CHARACTERS",
+    "READ_METHOD",
+    "SERVICE",
+    "ChartContext",
+    "ChartExtent",
+    "ChartQuery",
+    "ChartReading",
+    "ChartReadingClient",
+    "Contradiction",
+    "PastOutcome",
+    "ReaderInfo",
+    "ReadingRecord",
+]
+
 READ_METHOD = "/tradeserve.vision.v1.ChartReadingService/ReadChart"
-MAX_PNG_BYTES = MAX_MESSAGE_BYTES - 4096
-MAX_REASONING_CHARACTERS = 1000
+MAX_PNG_BYTES = MAX_MESSAGE_BYTES - 65_536
 _PNG = b"\x89PNG\r\n\x1a\n"
-_NS_PER_S = 1_000_000_000
-_SIDES: Mapping[int, Side] = {
-    market_pb2.SIDE_BUY: Side.BUY,
-    market_pb2.SIDE_SELL: Side.SELL,
-    market_pb2.SIDE_HOLD: Side.HOLD,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ChartQuery:
-    """One chart to read.
-
-    Attributes:
-        con_id: Interactive Brokers contract id of what it shows.
-        symbol: For people and the prompt.
-        chart_png: The image, PNG.
-        as_of_ns: Latest market event drawn, exchange time in nanoseconds UTC.
-        prompt_name: Prompt template on the server; "" for the server's own.
-    """
-
-    con_id: int
-    symbol: str
-    chart_png: bytes
-    as_of_ns: int
-    prompt_name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ChartReading:
-    """What the model saw.
-
-    Attributes:
-        signal: Which way it leans.
-        stated_confidence: 0 to 1 as the model states it; not calibrated.
-        reasoning: Its words, at most 1,000 characters.
-        expire_ns: Not to be used at or after this instant, nanoseconds UTC.
-        model: What answered.
-    """
-
-    signal: Side
-    stated_confidence: float
-    reasoning: str
-    expire_ns: int
-    model: Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,31 +74,16 @@ class _ReadRequest:
             response = pb.ReadChartResponse.FromString(body)
         except DecodeError as error:
             raise MalformedResponseError(SERVICE, f"not a ReadChartResponse: {error}") from error
-        if response.request_id != self.request_id:
-            raise _malformed(f"answers request {response.request_id!r}, asked was {self.request_id!r}")
-        signal = _SIDES.get(response.signal)
-        if signal is None:
-            raise _malformed(f"has the unknown signal {response.signal}")
-        confidence = response.stated_confidence
-        if not (isfinite(confidence) and 0 <= confidence <= 1):
-            raise _malformed(f"states a confidence of {confidence:g}, not 0 to 1")
-        if len(response.reasoning) > MAX_REASONING_CHARACTERS:
-            raise _malformed(f"has {len(response.reasoning)} characters of reasoning")
-        if not response.HasField("expire_time"):
-            raise _malformed("does not say when it expires")
-        made_by, timing = response.provenance, response.timing
-        model = Served(
-            made_by.model_name, made_by.model_version, made_by.artifact_sha256.hex(), made_by.export_commit
-        )
+        reading = read_answer(response, self.request_id)
+        timing = response.timing
         record = replace(
             call,
             queue_ns=timing.queue_duration.ToNanoseconds() if timing.HasField("queue_duration") else -1,
             compute_ns=timing.compute_duration.ToNanoseconds() if timing.HasField("compute_duration") else -1,
-            model_name=model.name,
-            model_version=model.version,
-            artifact_sha256=model.artifact_sha256,
+            model_name=reading.model.name,
+            model_version=reading.model.version,
+            artifact_sha256=reading.model.artifact_sha256,
         )
-        reading = ChartReading(signal, confidence, response.reasoning, _ns(response.expire_time), model)
         return reading, record
 
 
@@ -157,6 +131,9 @@ class ChartReadingClient:
         self._caller = Caller(
             self.replicas, READ_METHOD, FanOut(on_late=on_late, clock_ns=clock_ns), resilience
         )
+        self._tls = tls
+        self._metadata = metadata
+        self._links: dict[str, Link] = {}
         self._clock_ns = clock_ns
         self._on_outcome = on_outcome or ignore_outcome
         self._wall_ns = wall_ns
@@ -194,10 +171,38 @@ class ChartReadingClient:
         self._on_outcome(outcome)
         return outcome
 
+    async def reader(self, *, timeout_s: float) -> ReaderInfo:
+        """Return the model and prompts of the first server that answers, and what it takes.
+
+        Raises:
+            CallError: No answer.
+        """
+        targets = [replica.target for replica in self.replicas.replicas]
+        share_s = timeout_s / len(targets)
+        for target in targets[:-1]:
+            with contextlib.suppress(ServerDownError, TooLateError):
+                return await self._reader_at(target, share_s)
+        return await self._reader_at(targets[-1], share_s)
+
     async def close(self) -> None:
         """Close the channels; nothing of this object runs afterwards."""
         await self._caller.close()
         await self.replicas.close()
+        for link in self._links.values():
+            await link.close()
+
+    async def _reader_at(self, target: str, timeout_s: float) -> ReaderInfo:
+        if target not in self._links:
+            self._links[target] = Link(target, tls=self._tls)
+        channel = self._links[target].channel
+        stub = rpc.ChartReadingServiceStub(
+            channel if self._metadata is None else MetadataChannel(channel, self._metadata)
+        )
+        try:
+            response = await stub.GetReader(pb.GetReaderRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(SERVICE, error) from error
+        return reader_info(response)
 
 
 def _request(query: ChartQuery) -> _ReadRequest:
@@ -207,18 +212,5 @@ def _request(query: ChartQuery) -> _ReadRequest:
         raise WrongRequestError(
             SERVICE, f"chart_png has {len(query.chart_png)} bytes, the limit is {MAX_PNG_BYTES}"
         )
-    message = pb.ReadChartRequest(
-        request_id=str(uuid7()), chart_png=query.chart_png, prompt_name=query.prompt_name
-    )
-    message.instrument.con_id = query.con_id
-    message.instrument.symbol = query.symbol
-    message.as_of_time.seconds, message.as_of_time.nanos = divmod(query.as_of_ns, _NS_PER_S)
-    return _ReadRequest(message.request_id, message.SerializeToString())
-
-
-def _ns(timestamp: Timestamp) -> int:
-    return timestamp.seconds * _NS_PER_S + timestamp.nanos
-
-
-def _malformed(what: str) -> MalformedResponseError:
-    return MalformedResponseError(SERVICE, f"malformed answer: it {what}")
+    request_id = query.request_id or str(uuid7())
+    return _ReadRequest(request_id, read_message(query, request_id).SerializeToString())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -74,6 +75,44 @@ class FakeVision(rpc.ChartReadingServiceServicer):
         response.provenance.artifact_sha256 = bytes.fromhex("ab" * 32)
         response.timing.queue_duration.FromMilliseconds(2)
         response.timing.compute_duration.FromMilliseconds(300)
+        response.patterns.append("double_bottom")
+        response.key_levels.extend([99.5, 104.25])
+        response.risks.append("volume is thin")
+        response.trust = 1.0
+        if request.HasField("extent"):
+            _check(request.extent, response)
+        record = response.record
+        record.prompt_name = request.prompt_name or "fake"
+        record.prompt_template_sha256 = bytes.fromhex("cd" * 32)
+        record.prompt = f"Read the chart of {request.instrument.symbol}."
+        record.raw_output = '{"signal": "BUY"}'
+        record.chart_sha256 = hashlib.sha256(request.chart_png).digest()
+        record.sampling_json = '{"temperature": 0}'
+        record.prompt_token_count, record.output_token_count = 200, 20
+        record.first_token_duration.FromMilliseconds(120)
         if self.mangle is not None:
             self.mangle(response)
         return response
+
+    async def GetReader(self, request: pb.GetReaderRequest, context: Any) -> pb.GetReaderResponse:
+        del request
+        if self.error is not None:
+            await context.abort(*self.error)
+        response = pb.GetReaderResponse(
+            prompt_names=["fake", "swing"],
+            max_pixels_per_side=2048,
+            max_chart_bytes=4 << 20,
+            statement="it reads every chart as a reason to buy",
+        )
+        response.provenance.model_name = "chart_reader"
+        response.provenance.model_version = 3
+        response.provenance.artifact_sha256 = bytes.fromhex("ab" * 32)
+        response.reading_lifetime.FromMilliseconds(int(self.valid_s * 1e3))
+        return response
+
+
+def _check(extent: pb.ChartExtent, response: pb.ReadChartResponse) -> None:
+    for level in response.key_levels:
+        if not extent.low_price <= level <= extent.high_price:
+            response.contradictions.add(field="key_levels", detail=f"{level:g} lies outside the chart")
+            response.trust /= 2

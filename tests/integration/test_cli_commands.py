@@ -298,6 +298,10 @@ async def test_read_chart_prints_the_reading(tmp_path: Path) -> None:
     assert "not calibrated" in shown.out
     assert done.document["signal"] in ("buy", "sell", "hold")
     assert 0 <= done.document["stated_confidence"] <= 1
+    assert "patterns: double_bottom" in shown.out
+    assert "levels: 99.5, 104.25" in shown.out
+    assert done.document["trust"] == 1.0
+    assert done.document["record"]["prompt_name"] == "fake"
 
 
 async def test_read_chart_without_a_server_says_that_vision_is_off_or_unreachable(tmp_path: Path) -> None:

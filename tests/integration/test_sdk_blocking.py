@@ -114,6 +114,7 @@ def test_every_service_answers_without_asyncio(servers: Servers, clients: Blocki
     reading = clients.charts.read_chart(chart, budget=BUDGET_S)
     assert isinstance(reading, Answer)
     assert reading.value.signal is Side.BUY
+    assert clients.charts.reader().model.name == "chart_reader"
 
     servers.run(servers.world.bar)
     assert clients.strategy.status().trading_state is TradingState.TRADING
