@@ -22,6 +22,8 @@ T = TypeVar("T")
 _LONG_S = 0.002
 # Of a new measurement in the running means.
 _WEIGHT = 0.1
+# A piece that a busy machine held up says little of the next ones: it counts as so many typical ones at most.
+_MOST_TYPICALS = 3.0
 # What is ahead is taken to last so much longer than the mean says; the pieces differ.
 _CAUTION = 2.0
 # Between two pieces on the loop, calls are taken in while they come more often than the lull, for as long as the
@@ -212,7 +214,10 @@ class Turns:
         self._next()
 
     def _note(self, took_ns: int) -> None:
-        self.typical_s = _mean(self.typical_s or None, took_ns / _NS)
+        took_s = took_ns / _NS
+        if self.typical_s:
+            took_s = min(took_s, _MOST_TYPICALS * self.typical_s)
+        self.typical_s = _mean(self.typical_s or None, took_s)
 
 
 def _mean(before: float | None, new: float) -> float:

@@ -45,6 +45,15 @@ async def test_long_work_is_done_off_the_loop(turns: Turns) -> None:
     assert turns.ahead == 0
 
 
+async def test_one_piece_that_was_held_up_does_not_make_the_next_ones_hopeless(turns: Turns) -> None:
+    turns.typical_s = 0.0005
+    await turns.run(partial(time.sleep, 0.05), None)
+    assert turns.typical_s == pytest.approx(0.0006)
+    for _ in range(40):
+        await turns.run(partial(time.sleep, 0.005), None)
+    assert turns.typical_s > 0.004, "work that stays long is known to be long"
+
+
 async def test_what_work_raises_reaches_who_awaits_it(turns: Turns) -> None:
     for typical_s in (0.0, 1.0):  # on the loop, on the thread
         turns.typical_s = typical_s
