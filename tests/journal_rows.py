@@ -114,4 +114,13 @@ def one_of_each(decision_id: str = "", intent_id: str = "") -> list[rows.Row]:
             {"probabilities": [0.2, 0.2, 0.6]}, "BUY", "BUY", "entry", 1 / 3, Decimal(9), "up, by 0.4", 0.2, 0.2, 0.6,
             [{"name": "notional", "value": 2.5, "limit": float("inf"), "passed": True}], True, 0.1 + 0.2,
         ),
+        rows.VisionChartRow("ef" * 32, b"\x89PNG\r\n\x1a\n\x00" + bytes(range(256))),
+        rows.VisionReadingRow(
+            decision_id, 1, NS, "r3", "in time", "", 7_000_000, 3_007_000_000, 900_000_000, 2_000_000, 640_000_000,
+            1_000_000, "ef" * 32, {"symbol": "AAA", "extent": {"low_price": 99.5}, "past_outcomes": [[0.5, -3.25]]},
+            Decimal(-3), "chart_reader", 3, "ab" * 32, "rev 7", "swing", "cd" * 32, "Read “this”.", '{"signal": "BUY"}',
+            '{"temperature": 0}', 200, 20, 120_000_000, "BUY", 0.1 + 0.2, 0.5, "a higher low", ["double_top", "a,{b}"],
+            [99.5, 1 / 3], ["volume is \"thin\""], [{"field": "key_levels", "detail": "outside"}], NS + 60_000_000_000,
+        ),
+        rows.VisionEffectRow(decision_id, str(uuid.uuid4()), "shrink", "BUY", 1 / 3, 0.1, 0.7, False, 0.5),
     ]  # fmt: skip

@@ -57,6 +57,10 @@ def _lines(evidence: DecisionEvidence) -> Iterator[str]:
     yield from _section("calls", (_call(call) for call in evidence.calls))
     if evidence.shadows:
         yield from _section("shadows (never used)", (_shadow(answer) for answer in evidence.shadows))
+    if evidence.vision_effect is not None:
+        yield from _section("reading of an earlier chart", iter([_vision_effect(evidence.vision_effect)]))
+    if evidence.reading is not None:
+        yield from _section("its chart, read afterwards", iter(reading_lines(evidence.reading)))
     yield from _section("neighbours", (_neighbor(neighbor) for neighbor in evidence.neighbors))
     yield from _section("risk checks", (_pairs(check) for check in decision.risk_checks))
     yield from _section("orders", (_intent(intent) for intent in evidence.intents))
@@ -99,6 +103,44 @@ def _shadow(answer: rows.ShadowAnswerRow) -> str:
         f"down {_number(answer.down_probability)}, flat {_number(answer.flat_probability)}, "
         f"up {_number(answer.up_probability)}; request {answer.request_id}; output {_short(answer.output)}"
     )
+
+
+def reading_lines(reading: rows.VisionReadingRow) -> Iterator[str]:
+    """Yield what was read on a chart, or why nothing was."""
+    asked = f"request {reading.request_id}" if reading.request_id else "not asked"
+    chart = f"chart {reading.chart_sha256[:12]}" if reading.chart_sha256 else "no chart drawn"
+    if reading.signal is None:
+        yield f"no answer, {reading.outcome}{': ' + reading.detail if reading.detail else ''}; {asked}; {chart}"
+        return
+    took = _told(reading.received_after_ns - reading.sent_after_ns)
+    yield (
+        f"{reading.signal}, stated confidence {_number(reading.stated_confidence)} x trust {_number(reading.trust)}, "
+        f"in {took} (queue {_told(reading.queue_ns)}, compute {_told(reading.compute_ns)}, first token "
+        f"{_told(reading.first_token_ns)}); held then: {reading.held_quantity:+f}"
+    )
+    yield f"words: {reading.reasoning}"
+    levels = ", ".join(f"{level:g}" for level in reading.key_levels)
+    yield f"patterns: {', '.join(reading.patterns) or 'none'}; levels: {levels or 'none'}"
+    yield from (f"risk: {risk}" for risk in reading.risks)
+    yield from (f"contradicted: {one['field']}: {one['detail']}" for one in reading.contradictions)
+    expires = "unknown" if reading.expire_ns is None else _time(reading.expire_ns)
+    yield (
+        f"{reading.model_name} v{reading.model_version} {reading.artifact_sha256[:12]}, prompt {reading.prompt_name} "
+        f"{reading.prompt_template_sha256[:12]}, {reading.prompt_tokens} + {reading.output_tokens} tokens, "
+        f"expires {expires}; {asked}; {chart}"
+    )
+
+
+def effect_words(effect: rows.VisionEffectRow) -> str:
+    """Return what a reading did to an entry."""
+    wanted = f"{effect.wanted_side} entry of strength {effect.wanted_strength:.3f}"
+    confidence = f"{'probability' if effect.calibrated else 'stated confidence'} {effect.confidence:.3f}"
+    done = {"veto": "vetoed", "shrink": f"shrunk to {effect.strength:.3f}", "agrees": "left as it was"}
+    return f"{wanted} {done.get(effect.effect, effect.effect)} ({confidence} x trust {effect.trust:.3f})"
+
+
+def _vision_effect(effect: rows.VisionEffectRow) -> str:
+    return f"{effect_words(effect)}; read on the chart of decision {effect.reading_decision_id}"
 
 
 def _told(duration_ns: int) -> str:

@@ -13,6 +13,7 @@ from journal import rows
 from journal.codec import read_document
 from journal.connection import address_of, connect
 from journal.errors import DatabaseError, NotFoundError, explain
+from journal.readings import OUTCOMES_SQL, ReadChart, ReadingOutcome
 from journal.tables import BY_ROW_TYPE, RUNS, TABLES, Table
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ class DecisionEvidence:
         calls: Its calls, in the order they were recorded.
         neighbors: By rank.
         shadows: What versions that are tried answered, and would have led to.
+        reading: What was read on its chart afterwards; None when nobody was asked.
+        vision_effect: What an earlier chart's reading did to the entry that it wanted; None: nothing.
         intents: Orders it caused.
         order_events: Of those orders, by time.
         fills: Of those orders, by time.
@@ -60,6 +63,8 @@ class DecisionEvidence:
     fills: Sequence[rows.FillRow]
     commissions: Sequence[rows.CommissionRow]
     shadows: Sequence[rows.ShadowAnswerRow] = ()
+    reading: rows.VisionReadingRow | None = None
+    vision_effect: rows.VisionEffectRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,9 @@ class JournalReader:
             rows.ModelCallRow: "model_call_id",
             rows.NeighborRow: "decision_id, rank",
             rows.ShadowAnswerRow: "decision_id, service, model_version",
+            rows.VisionChartRow: "chart_sha256",
+            rows.VisionReadingRow: "as_of_ns, decision_id",
+            rows.VisionEffectRow: "decision_id",
             rows.OrderIntentRow: "created_ns, intent_id",
             rows.CommissionRow: "exec_id",
             rows.BarRow: "start_ns, con_id",
@@ -280,7 +288,41 @@ class JournalReader:
             shadows=await self._related(
                 rows.ShadowAnswerRow, "decision_id = $1 ORDER BY service, model_version", decision_id
             ),
+            reading=_first(await self._related(rows.VisionReadingRow, "decision_id = $1", decision_id)),
+            vision_effect=_first(await self._related(rows.VisionEffectRow, "decision_id = $1", decision_id)),
         )
+
+    async def read_chart(self, decision_id: str) -> ReadChart:
+        """Return the chart that was drawn after a decision, and what was read on it.
+
+        Raises:
+            NotFoundError: Nobody was asked to read one.
+            DatabaseError: The server refused.
+        """
+        reading = _first(await self._related(rows.VisionReadingRow, "decision_id = $1", decision_id))
+        if reading is None:
+            raise NotFoundError(f"no chart of a decision {decision_id} was to be read, at {self._where}")
+        charts = await self._related(rows.VisionChartRow, "chart_sha256 = $1", reading.chart_sha256)
+        return ReadChart(
+            symbol=str(reading.question.get("symbol", f"con_id {reading.con_id}")),
+            reading=reading,
+            png=charts[0].png if charts else b"",
+            effects=await self._related(
+                rows.VisionEffectRow, "reading_decision_id = $1 ORDER BY decision_id", decision_id
+            ),
+        )
+
+    async def reading_outcomes(self, horizon_bars: int) -> list[ReadingOutcome]:
+        """Return every reading that named a direction and whose outcome is recorded, the oldest first.
+
+        The close of the chart's last bar is compared with that of the bar that ends `horizon_bars` bars
+        later; where that bar is missing (the session ended) there is no outcome.
+
+        Raises:
+            DatabaseError: The server refused.
+        """
+        found = await self._fetch(OUTCOMES_SQL, horizon_bars)
+        return [ReadingOutcome(**dict(record)) for record in found]
 
     async def _related(self, row_type: type[T], condition: str, *arguments: Any) -> list[T]:
         table = BY_ROW_TYPE[row_type]
@@ -297,6 +339,10 @@ class JournalReader:
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise DatabaseError(explain(error, self._where)) from error
         return found
+
+
+def _first(found: Sequence[T]) -> T | None:
+    return found[0] if found else None
 
 
 def _row(table: Table, record: Any) -> Any:

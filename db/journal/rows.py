@@ -190,6 +190,75 @@ class ShadowAnswerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class VisionChartRow:
+    """A chart that the vision server was shown; the same picture is stored once, for whichever run was first."""
+
+    chart_sha256: str
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class VisionReadingRow:
+    """What the vision server read on the chart of a decision, asked after it; also the ones that were not.
+
+    `outcome` is "in time" or a Reason's value; without an answer everything of the model is empty.
+    `question` is what was told beside the chart: symbol, extent, indicators, past outcomes.
+    """
+
+    decision_id: str
+    con_id: int
+    as_of_ns: int
+    request_id: str
+    outcome: str
+    detail: str
+    sent_after_ns: int  # since the bar came off the socket; -1 when not sent
+    deadline_after_ns: int
+    received_after_ns: int  # -1 when nothing came
+    queue_ns: int
+    compute_ns: int
+    network_ns: int
+    chart_sha256: str  # "" when nothing was drawn
+    question: Mapping[str, Any]
+    held_quantity: Decimal  # signed, when the answer came
+    model_name: str = ""
+    model_version: int = 0
+    artifact_sha256: str = ""
+    export_commit: str = ""
+    prompt_name: str = ""
+    prompt_template_sha256: str = ""
+    prompt: str = ""
+    raw_output: str = ""
+    sampling_json: str = ""
+    prompt_tokens: int = -1
+    output_tokens: int = -1
+    first_token_ns: int = -1
+    signal: str | None = None
+    stated_confidence: float | None = None
+    trust: float | None = None
+    reasoning: str | None = None
+    patterns: Sequence[str] = ()
+    key_levels: Sequence[float] = ()
+    risks: Sequence[str] = ()
+    contradictions: Sequence[Mapping[str, Any]] = ()
+    expire_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VisionEffectRow:
+    """What a reading did to an entry that the policy wanted later: "veto", "shrink", or "agrees"."""
+
+    decision_id: str
+    reading_decision_id: str
+    effect: str
+    wanted_side: str
+    wanted_strength: float
+    strength: float
+    confidence: float
+    calibrated: bool
+    trust: float
+
+
+@dataclass(frozen=True, slots=True)
 class OrderIntentRow:
     """An order that is about to be sent; durable before it is."""
 
@@ -281,6 +350,9 @@ Row = (
     | ModelCallRow
     | NeighborRow
     | ShadowAnswerRow
+    | VisionChartRow
+    | VisionReadingRow
+    | VisionEffectRow
     | OrderIntentRow
     | OrderEventRow
     | FillRow
