@@ -74,6 +74,22 @@ def average_true_range(window: Array, period_bars: int) -> float:
     return math.fsum(ranges.tolist()) / len(ranges) if len(ranges) else 0.0
 
 
+def relative_strength_index(prices: Array, period_bars: int) -> float:
+    """Return the gains' share of all moves over the last `period_bars` changes, 0 to 100; 50 without a move.
+
+    Plain sums instead of Wilder's smoothing, for the same reason as in `average_true_range`.
+
+    Source: J. Welles Wilder, New Concepts in Technical Trading Systems, 1978; with sums it is also known as
+    Cutler's index.
+    """
+    if period_bars <= 0:
+        raise ValueError(f"period_bars is {period_bars}; a number > 0 is needed")
+    changes = np.diff(_prices(prices))[-period_bars:].tolist()
+    gains = math.fsum(change for change in changes if change > 0)
+    moves = math.fsum(abs(change) for change in changes)
+    return 100.0 * gains / moves if moves else 50.0
+
+
 def move_band_bps(window: Array, horizon_bars: int, band_sigmas: float = 0.5) -> float:
     """Return the half width of "flat" over the horizon, in basis points, as the models define it.
 

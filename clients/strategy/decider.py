@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import uuid_utils
@@ -11,7 +12,7 @@ import uuid_utils
 from journal.rows import DecisionRow
 from market.events import Bar
 from market.indicators import average_true_range, move_band_bps
-from strategy import recording
+from strategy import recording, vision_recording
 from strategy.core.decision import (
     Decision,
     DecisionInput,
@@ -23,6 +24,7 @@ from strategy.core.decision import (
 from strategy.core.ensemble import neighbors_outcome
 from strategy.core.risk import BracketPlan
 from strategy.core.values import OrderIntent, Probabilities, Purpose, Side
+from strategy.core.vision import VisionEffect
 from strategy.garbage import GarbageKeeper
 from strategy.ledger import StageClock
 from strategy.market_view import MarketView
@@ -77,6 +79,7 @@ class Decider:
         clock: Of the budget.
         situation: Input of policy and risk checks.
         garbage: Kept off decisions.
+        vision: What the newest reading of a chart does to the decision of a bar.
     """
 
     rules: DecisionRules
@@ -88,6 +91,7 @@ class Decider:
     clock: Clock
     situation: Situation
     garbage: GarbageKeeper = field(default_factory=GarbageKeeper)
+    vision: Callable[[Bar], VisionEffect | None] = lambda _: None
     _under_way: int = 0
     _calm: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -144,7 +148,8 @@ class Decider:
                 reply.neighbors, band_bps, self.market.bar_size_s, limits
             )
         atr = average_true_range(window, self.rules.risk.atr_period_bars)
-        given = DecisionInput(votes, self.situation.policy_state(bar), self.situation.risk_state(bar, atr))
+        policy, risk = self.situation.policy_state(bar), self.situation.risk_state(bar, atr)
+        given = DecisionInput(votes, policy, risk, self.vision(bar))
         decision = make_decision(given, self.rules)
         stages.mark("decide", self.clock.monotonic_ns())
 
@@ -233,6 +238,10 @@ class Decider:
                 window=request.window.astype("<f4").tobytes(),
             )
         )
+        if decided.given.vision is not None:
+            effect = vision_recording.effect_row(request.decision_id, decided.given.vision, decision)
+            if effect is not None:
+                self.journal.record(effect)
         for row in recording.call_rows(request, reply):
             self.journal.record(row)
         if isinstance(reply.neighbors, Answer):

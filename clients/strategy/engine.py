@@ -39,8 +39,9 @@ from strategy.ports import (
 from strategy.screen import Screen
 from strategy.shadow import ShadowTap
 from strategy.situation import RunSettings, Situation
-from strategy.status import DecisionFeed, StatusView, service_views
+from strategy.status import DecisionFeed, StatusView, status_view
 from strategy.trading_state import TradingGate, TradingState
+from strategy.vision import Readings, VisionPlan, VisionTap
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +64,7 @@ class Engine:
         trace: Told of every decision, with its symbol; None for nobody.
         garbage: Keeps collections off the decisions; None leaves them to Python.
         shadow: Asks versions that are tried, after the decisions; None asks none.
+        vision: Has charts read, after the decisions; None has none read.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Engine:
         trace: Callable[[Decided, str], None] | None = None,
         garbage: GarbageKeeper | None = None,
         shadow: ShadowForecaster | None = None,
+        vision: VisionPlan | None = None,
     ) -> None:
         self.ledger = RunLedger()
         self.portfolio = Portfolio()
@@ -102,6 +105,7 @@ class Engine:
             self.ledger, self.decisions, self.portfolio, screen, settings.budget_ms, rows, trace
         )
         self._garbage = garbage or GarbageKeeper()
+        readings = Readings(vision, clock, market.bar_size_s)
         self._decider = Decider(
             rules,
             settings.budget_ms,
@@ -112,10 +116,14 @@ class Engine:
             clock,
             situation,
             self._garbage,
+            readings.effect,
         )
         self._departure = Departure(situation, rules.risk, gate, self._desk, self.portfolio, self.on_trouble)
         self._shadow = ShadowTap(
             shadow, self._decider, rules, journal, self.ledger, settings.shadow_in_flight
+        )
+        self._vision = VisionTap(
+            readings, self._decider, market, self.portfolio, journal, self.ledger, screen
         )
         self._start_ns = clock.wall_ns()
         self._early_bars: list[Bar] | None = []
@@ -154,7 +162,7 @@ class Engine:
             housekeeping.cancel()
             await asyncio.gather(housekeeping, *self._busy.values(), return_exceptions=True)
             await self._departure.leave(flatten=bool(self._finished))
-            await self._shadow.close(_LAST_ANSWERS_S)
+            await asyncio.gather(self._shadow.close(_LAST_ANSWERS_S), self._vision.close(_LAST_ANSWERS_S))
 
     def stop(self) -> None:
         """End the run; entries are cancelled, positions keep their stops."""
@@ -180,7 +188,7 @@ class Engine:
         self._journal.record(recording.bar_row(bar))
         problem = self._market.windows[bar.con_id].append(bar)
         if problem is not None:
-            self.on_trouble("bar rejected", bar.con_id, f"{self._market.symbol(bar.con_id)}: {problem}")
+            self.on_trouble("bar rejected", bar.con_id, problem)
             return
         self.portfolio.on_bar(bar.con_id, bar.close)
         if bar.receive_ns == 0 or self._stop.is_set():
@@ -214,9 +222,7 @@ class Engine:
         was_live = self._market.is_live(con_id)
         self._market.set_live(con_id, live)
         if was_live and not live:
-            self.on_trouble(
-                "delayed data", con_id, f"{self._market.symbol(con_id)}: no entries on delayed data"
-            )
+            self.on_trouble("delayed data", con_id, "no entries on delayed data")
 
     def on_halt(self, con_id: int, halted: bool) -> None:
         """Trading was halted or resumed."""
@@ -321,18 +327,8 @@ class Engine:
 
     def status(self) -> StatusView:
         """Return the state of the run."""
-        return StatusView(
-            run_id=self._settings.run_id,
-            mode=self._settings.trading_mode,
-            state=self._gate.state,
-            reason=self._gate.reason,
-            equity=self.portfolio.equity,
-            pnl=self.portfolio.money().net,
-            drawdown_bps=self.portfolio.drawdown_pct * 100,
-            decisions=self.ledger.decisions.total(),
-            orders=self.ledger.orders,
-            start_ns=self._start_ns,
-            services=service_views(self.ledger, self.voters),
+        return status_view(
+            self._settings, self._gate, self.portfolio, self.ledger, self.voters, self._start_ns
         )
 
     def open_positions(self) -> Sequence[tuple[Position, float]]:
@@ -378,6 +374,7 @@ class Engine:
         await self._departure.halt_on_losses(bar)
         if decided is not None:
             self._shadow.decided(decided)
+            self._vision.decided(decided)
 
     def _bar_done(self, con_id: int, task: asyncio.Task[None]) -> None:
         self._busy.pop(con_id, None)

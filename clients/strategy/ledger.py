@@ -110,6 +110,31 @@ class ShadowTally:
     max_difference: float = float("nan")
 
 
+@dataclass(slots=True)
+class VisionTally:
+    """What the reader of charts did in this run.
+
+    Attributes:
+        asked: Charts that were drawn to be read.
+        answered: Those that were read by their deadline.
+        dropped: Charts that a newer one replaced before they were drawn, and the last ones of the run.
+        missing: Why the others have no reading.
+        contradicted: Readings that the chart's own data contradict.
+        vetoes: Entries that a reading forbade.
+        shrinks: Entries that a reading made smaller.
+        round_trip: Of the answers.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    dropped: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+    contradicted: int = 0
+    vetoes: int = 0
+    shrinks: int = 0
+    round_trip: Spans = field(default_factory=Spans)
+
+
 class RunLedger:
     """Collects the figures of a run for the screen, the report and the status RPC."""
 
@@ -122,6 +147,7 @@ class RunLedger:
         self.services: dict[str, ServiceTally] = {}
         self.stages: dict[str, Spans] = {}
         self.shadows: dict[ShadowVersion, ShadowTally] = {}
+        self.vision = VisionTally()
 
     def add_decision(self, side: str, clock: StageClock, *, quorum: bool, budget_ns: int) -> None:
         """Count a decision and its spans."""

@@ -63,6 +63,10 @@ class Narrator:
             quorum=consensus.probabilities is not None,
             budget_ns=int(self.budget_ms * 1e6),
         )
+        restrained = decided.decision.restrained is not None
+        vetoed = restrained and decided.decision.signal.purpose is None
+        self.ledger.vision.vetoes += vetoed
+        self.ledger.vision.shrinks += restrained and not vetoed
         answers: dict[str, Outcome[object]] = {**decided.reply.forecasts, NEIGHBORS: decided.reply.neighbors}
         for name, outcome in answers.items():
             if isinstance(outcome, Answer):

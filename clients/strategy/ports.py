@@ -28,6 +28,7 @@ from strategy.core.values import (
     WorkingOrder,
 )
 from tradeserve_client.answers import Outcome
+from tradeserve_client.chart_reading import ChartQuery, ChartReading
 
 
 class Clock(Protocol):
@@ -291,6 +292,13 @@ class ShadowForecaster(Protocol):
 
     async def ask(self, shadow: ShadowVersion, request: ForecastRequest) -> Outcome[Forecast]:
         """Ask one what its voter was asked; return by a deadline of its own, which begins now."""
+
+
+class ChartReader(Protocol):
+    """Has charts read, over a connection and within limits of its own."""
+
+    async def read(self, query: ChartQuery) -> Outcome[ChartReading]:
+        """Ask; return by a deadline of its own, which begins now."""
 
 
 # --- journal -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from strategy.garbage import GarbageKeeper
-from strategy.ledger import RunLedger
+from strategy.ledger import RunLedger, VisionTally, percentile
 from strategy.ports import VoterInfo
 
 
@@ -81,6 +81,7 @@ def lines(
         f"on the path of a decision {garbage.longest_on_path_ns / 1e6:.2f} ms at most"
     )
     yield from _shadows(ledger)
+    yield from _vision(ledger.vision)
     yield f"  Orders       {ledger.orders} sent, {ledger.fills} fills"
     yield (
         f"  PnL          {money.net:+.2f} {money.currency} after commission "
@@ -113,6 +114,19 @@ def _shadows(ledger: RunLedger) -> Iterator[str]:
             line += f", max |difference| of a probability {tally.max_difference:.4f}"
         who = f"{shadow.voter} v{shadow.version} {shadow.artifact_sha256[:12]}".rstrip()
         yield f"  Shadow       {who} (never used): {line}"
+
+
+def _vision(tally: VisionTally) -> Iterator[str]:
+    if not tally.asked:
+        return
+    why = "".join(f", {count} {reason}" for reason, count in tally.missing.most_common())
+    dropped = f", {tally.dropped} replaced by newer charts" if tally.dropped else ""
+    median_ms = percentile(tally.round_trip.latest, 0.5) / 1e6
+    answered = f"answered {tally.answered}{f' (median {median_ms:.0f} ms)' if tally.answered else ''}"
+    yield (
+        f"  Vision       asked {tally.asked}, {answered}{why}{dropped}; {tally.contradicted} contradicted by "
+        f"their charts; {tally.vetoes} entries vetoed, {tally.shrinks} shrunk"
+    )
 
 
 def _stages(ledger: RunLedger) -> Iterator[str]:

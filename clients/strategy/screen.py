@@ -96,6 +96,11 @@ class Screen:
         why = reason if p else "below quorum"
         self.line(f"      {clock.total_ns / 1e6:.1f} of {budget_ms:g} ms ({spans}) | {why}", _DIM)
 
+    def reading(self, symbol: str, event_ns: int, words: str, took_ns: int) -> None:
+        """Show what was read on the chart that ends with a bar, and what that does."""
+        took = f" after {took_ns / 1e6:.0f} ms" if took_ns >= 0 else ""
+        self.line(f"      vision {symbol} {_time(event_ns)}{took}: {words}", _DIM)
+
     def intent(self, intent: OrderIntent) -> None:
         """Show an order that was sent."""
         parts = [f"{intent.side} {intent.quantity} {intent.symbol}"]

@@ -10,8 +10,10 @@ from typing import Protocol
 
 from strategy.core.values import Position, Probabilities, Side
 from strategy.ledger import RunLedger
+from strategy.portfolio import Portfolio
 from strategy.ports import VoterInfo
-from strategy.trading_state import TradingState
+from strategy.situation import RunSettings
+from strategy.trading_state import TradingGate, TradingState
 
 _RECENT_DECISIONS = 1000
 _MAX_FOLLOWERS = 16
@@ -143,3 +145,27 @@ def service_views(ledger: RunLedger, voters: Sequence[VoterInfo]) -> Sequence[Se
         ServiceView(name, targets.get(name, ""), tally.in_time, tally.missing.total(), tally.last_missing)
         for name, tally in sorted(ledger.services.items())
     ]
+
+
+def status_view(
+    settings: RunSettings,
+    gate: TradingGate,
+    portfolio: Portfolio,
+    ledger: RunLedger,
+    voters: Sequence[VoterInfo],
+    start_ns: int,
+) -> StatusView:
+    """Return the state of a run."""
+    return StatusView(
+        run_id=settings.run_id,
+        mode=settings.trading_mode,
+        state=gate.state,
+        reason=gate.reason,
+        equity=portfolio.equity,
+        pnl=portfolio.money().net,
+        drawdown_bps=portfolio.drawdown_pct * 100,
+        decisions=ledger.decisions.total(),
+        orders=ledger.orders,
+        start_ns=start_ns,
+        services=service_views(ledger, voters),
+    )

@@ -27,6 +27,7 @@ from strategy.ports import ShadowForecaster
 from strategy.screen import Screen
 from strategy.situation import RunSettings
 from strategy.trading_state import TradingGate, TradingState
+from strategy.vision import VisionPlan
 
 
 @dataclass
@@ -43,6 +44,7 @@ class World:
     task: asyncio.Task[None] | None = None
     shadow: ShadowForecaster | None = None
     shadow_in_flight: int = 16
+    vision: VisionPlan | None = None
 
     def __post_init__(self) -> None:
         self.feed = FakeFeed(self.clock)
@@ -72,6 +74,7 @@ class World:
             rows=lambda: (len(self.journal.rows), 0),
             trace=self.trace,
             shadow=self.shadow,
+            vision=self.vision,
         )
         self.task = asyncio.create_task(self.engine.run())
         await self.until(lambda: self.gate.state is not TradingState.STARTING)

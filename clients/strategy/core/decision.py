@@ -11,6 +11,7 @@ from strategy.core.plain import from_json, to_json
 from strategy.core.policy import PolicyLimits, PolicyState, decide
 from strategy.core.risk import ExitPlan, RiskLimits, RiskState, RiskVerdict, check_entry, plan_exit
 from strategy.core.values import Consensus, Probabilities, Purpose, Signal
+from strategy.core.vision import VisionEffect, restrain
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 
 
@@ -39,11 +40,13 @@ class DecisionInput:
         votes: Voter -> its answer in time, or why there is none.
         policy: Position and session.
         risk: Account, quote and counters.
+        vision: What the reading of an earlier chart does to an entry; None: nothing.
     """
 
     votes: Mapping[str, Outcome[Probabilities]]
     policy: PolicyState
     risk: RiskState
+    vision: VisionEffect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +55,27 @@ class Decision:
 
     Attributes:
         consensus: Of the voters.
-        signal: Of the policy.
+        signal: Of the policy, after what a reading of a chart did to it.
         verdict: Of the risk checks; None unless the signal is an ENTRY.
         exit: Order that closes the position; None unless the signal is an EXIT.
+        restrained: The policy's signal where a reading vetoed or shrank it; else None.
     """
 
     consensus: Consensus
     signal: Signal
     verdict: RiskVerdict | None
     exit: ExitPlan | None
+    restrained: Signal | None = None
 
 
 def make_decision(given: DecisionInput, rules: DecisionRules) -> Decision:
     """Run ensemble, policy and risk. The same input gives the same decision, to the last bit."""
     consensus = combine(given.votes, rules.weights, rules.ensemble.quorum_voters, rules.ensemble.min_weight)
-    signal = decide(consensus, given.policy, rules.policy)
+    wanted = decide(consensus, given.policy, rules.policy)
+    signal = restrain(wanted, given.vision)
     verdict = check_entry(signal, given.risk, rules.risk) if signal.purpose is Purpose.ENTRY else None
     closing = plan_exit(given.risk, rules.risk) if signal.purpose is Purpose.EXIT else None
-    return Decision(consensus, signal, verdict, closing)
+    return Decision(consensus, signal, verdict, closing, None if signal is wanted else wanted)
 
 
 def input_to_json(given: DecisionInput) -> dict[str, Any]:
@@ -80,7 +86,12 @@ def input_to_json(given: DecisionInput) -> dict[str, Any]:
             votes[name] = {"probabilities": to_json(vote.value)}
         else:
             votes[name] = {"reason": vote.reason.value, "detail": vote.detail}
-    return {"votes": votes, "policy": to_json(given.policy), "risk": to_json(given.risk)}
+    return {
+        "votes": votes,
+        "policy": to_json(given.policy),
+        "risk": to_json(given.risk),
+        "vision": to_json(given.vision),
+    }
 
 
 def input_from_json(data: Mapping[str, Any]) -> DecisionInput:
@@ -96,7 +107,13 @@ def input_from_json(data: Mapping[str, Any]) -> DecisionInput:
             votes[name] = Answer(from_json(Probabilities, vote["probabilities"]), call)
         else:
             votes[name] = NoAnswer(Reason(vote["reason"]), vote["detail"], call)
-    return DecisionInput(votes, from_json(PolicyState, data["policy"]), from_json(RiskState, data["risk"]))
+    effect = data.get("vision")  # decisions of before there were readings have none
+    return DecisionInput(
+        votes,
+        from_json(PolicyState, data["policy"]),
+        from_json(RiskState, data["risk"]),
+        None if effect is None else from_json(VisionEffect, effect),
+    )
 
 
 def rules_to_json(rules: DecisionRules) -> dict[str, Any]:

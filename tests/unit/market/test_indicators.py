@@ -8,6 +8,7 @@ from market.indicators import (
     log_returns,
     move_band_bps,
     realized_volatility,
+    relative_strength_index,
     simple_returns,
     true_ranges,
 )
@@ -40,6 +41,15 @@ def test_returns_and_volatility_of_a_known_series() -> None:
 def test_the_band_is_half_a_sigma_over_the_square_root_of_the_horizon() -> None:
     sigma = realized_volatility(WINDOW[:, 3])
     assert move_band_bps(WINDOW, 4) == pytest.approx(0.5 * sigma * 2 * 1e4)
+
+
+def test_the_strength_index_is_the_gains_share_of_the_last_moves() -> None:
+    prices = np.array([50.0, 10.0, 13.0, 12.0, 12.0])
+    assert relative_strength_index(prices, 3) == 75.0
+    assert relative_strength_index(prices[-2:], 14) == 50.0
+    assert relative_strength_index(prices[1:3], 14) == 100.0
+    with pytest.raises(ValueError, match="period_bars"):
+        relative_strength_index(prices, 0)
 
 
 @pytest.mark.parametrize("prices", [[1.0, 0.0], [1.0, math.nan], [1.0, -1.0], [[1.0]]])
