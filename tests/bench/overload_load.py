@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grpc_wire import frames
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
-from tradeserve_client.http2 import frames
 from tradeserve_client.http2.headers import HeaderReader, method_block, timeout_block
 
 NO_ANSWER = -1

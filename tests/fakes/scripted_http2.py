@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import hpack
 
-from tradeserve_client.http2 import frames
-from tradeserve_client.http2.frames import FrameReader, ProtocolError
+from grpc_wire import frames
+from grpc_wire.frames import FrameReader, ProtocolError
 
 Script = Callable[[int], Sequence[bytes]]
 """Stream id -> what is sent once its request is complete; b"" closes the connection."""

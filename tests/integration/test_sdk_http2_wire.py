@@ -20,8 +20,8 @@ from fakes.scripted_http2 import (
     opening,
 )
 from fakes.waiting import client_tasks, until
+from grpc_wire import frames
 from tradeserve_client.errors import TradeserveError
-from tradeserve_client.http2 import frames
 from tradeserve_client.http2.channel import Http2Channel
 from tradeserve_client.http2.connection import Limits
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.scripted_http2 import HELLO, answer, ending, headers, message, opening
-from tradeserve_client.http2 import frames
+from grpc_wire import frames
+from grpc_wire.frames import Frame, FrameReader
 from tradeserve_client.http2.connection import Connection, Limits
 from tradeserve_client.http2.exchange import UnaryCall, prefixed
-from tradeserve_client.http2.frames import Frame, FrameReader
 from tradeserve_client.http2.headers import method_block
 
 FRAMES = st.tuples(

@@ -18,10 +18,11 @@ from typing import Any
 
 import grpc
 
+from grpc_wire.fields import Metadata
 from tradeserve_client.errors import TradeserveError
 from tradeserve_client.http2.connection import Connection, Limits
 from tradeserve_client.http2.exchange import Decode, Exchange, StreamCall, UnaryCall, prefixed
-from tradeserve_client.http2.headers import Metadata, metadata_block, method_block, timeout_block
+from tradeserve_client.http2.headers import metadata_block, method_block, timeout_block
 
 _State = grpc.ChannelConnectivity
 

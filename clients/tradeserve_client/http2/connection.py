@@ -12,10 +12,11 @@ from typing import Protocol
 
 import grpc
 
-from tradeserve_client.http2 import frames
+from grpc_wire import frames
+from grpc_wire.fields import MAX_BLOCK_BYTES
+from grpc_wire.frames import ErrorCode, FrameReader, ProtocolError
 from tradeserve_client.http2.exchange import Exchange
-from tradeserve_client.http2.frames import ErrorCode, FrameReader, ProtocolError
-from tradeserve_client.http2.headers import MAX_BLOCK_BYTES, HeaderReader
+from tradeserve_client.http2.headers import HeaderReader
 from tradeserve_client.http2.sending import Sender
 
 STREAM_WINDOW = 4 * 1024 * 1024

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 import grpc.aio
 
-from tradeserve_client.http2.frames import ErrorCode
+from grpc_wire.frames import ErrorCode
 from tradeserve_client.http2.headers import ResponseHeaders, reset_status
 
 Decode: TypeAlias = Callable[[bytes], Any]

@@ -9,32 +9,25 @@ Source: RFC 7541; gRPC over HTTP/2 (github.com/grpc/grpc, doc/PROTOCOL-HTTP2.md)
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
 from urllib.parse import unquote
 
 import grpc
 import hpack
 
+from grpc_wire import fields
+from grpc_wire.fields import CODES, MAX_BLOCK_BYTES, Metadata, literal, string
+from grpc_wire.frames import ErrorCode
 from tradeserve_client.errors import TradeserveError
-from tradeserve_client.http2.frames import ErrorCode, ProtocolError
-
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 MAX_METADATA_BYTES = 8_192
-MAX_BLOCK_BYTES = 65_536
 
 _CACHED_BLOCKS = 64
 _CACHED_BLOCK_BYTES = 512
 _TIMEOUT_LIMIT = 10**8  # grpc-timeout has at most eight digits
-_BINARY = "-bin"
-_RESERVED = (":", "grpc-")
 
-_CODES = MappingProxyType({code.value[0]: code for code in grpc.StatusCode})
 _HTTP_CODES: Mapping[int, grpc.StatusCode] = MappingProxyType(
     {
         400: grpc.StatusCode.INTERNAL,
@@ -64,11 +57,11 @@ def method_block(path: str, authority: str, *, secure: bool) -> bytes:
         (
             b"\x83",  # :method POST
             b"\x87" if secure else b"\x86",  # :scheme
-            b"\x04" + _string(path.encode()),
-            b"\x01" + _string(authority.encode()),
-            b"\x0f\x10" + _string(b"application/grpc"),  # content-type
-            _literal(b"te", b"trailers"),
-            b"\x0f\x2b" + _string(b"tradeserve"),  # user-agent
+            b"\x04" + string(path.encode()),
+            b"\x01" + string(authority.encode()),
+            b"\x0f\x10" + string(b"application/grpc"),  # content-type
+            literal(b"te", b"trailers"),
+            b"\x0f\x2b" + string(b"tradeserve"),  # user-agent
         )
     )
 
@@ -77,8 +70,8 @@ def timeout_block(timeout_s: float) -> bytes:
     """Return the grpc-timeout header; rounded down, so that it never ends after the caller's clock."""
     micros = int(timeout_s * 1e6)
     if micros < _TIMEOUT_LIMIT:
-        return _TIMEOUT_NAME + _string(b"%du" % max(micros, 1))
-    return _TIMEOUT_NAME + _string(b"%dS" % min(int(timeout_s), _TIMEOUT_LIMIT - 1))
+        return _TIMEOUT_NAME + string(b"%du" % max(micros, 1))
+    return _TIMEOUT_NAME + string(b"%dS" % min(int(timeout_s), _TIMEOUT_LIMIT - 1))
 
 
 def metadata_block(metadata: Metadata | None) -> bytes:
@@ -89,18 +82,10 @@ def metadata_block(metadata: Metadata | None) -> bytes:
     """
     if not metadata:
         return b""
-    fields = []
-    for name, value in metadata:
-        if not name or name != name.lower() or not name.isascii() or name.startswith(_RESERVED):
-            raise TradeserveError(f"metadata {name!r}: the name must be lower case, without : or grpc- first")
-        if name.endswith(_BINARY):
-            text = base64.b64encode(value.encode() if isinstance(value, str) else value).rstrip(b"=")
-        else:
-            text = value if isinstance(value, bytes) else value.encode("ascii", "replace")
-            if any(byte < 0x20 or byte > 0x7E for byte in text):
-                raise TradeserveError(f"metadata {name!r}: the value must be printable ASCII, or end in -bin")
-        fields.append(b"\x10" + _string(name.encode()) + _string(text))
-    block = b"".join(fields)
+    try:
+        block = fields.metadata_fields(metadata)
+    except fields.MetadataError as error:
+        raise TradeserveError(str(error)) from error
     if len(block) > MAX_METADATA_BYTES:
         raise TradeserveError(f"metadata of {len(block)} bytes; at most {MAX_METADATA_BYTES} go with a call")
     return block
@@ -161,11 +146,7 @@ class HeaderReader:
         known = self._cache.get(block)
         if known is not None:
             return known
-        try:
-            fields = list(self._decoder.decode(block, raw=True))
-        except hpack.HPACKError as error:
-            raise ProtocolError(f"header block: {error}", ErrorCode.COMPRESSION_ERROR) from error
-        headers = _response(fields)
+        headers = _response(fields.decoded(self._decoder, block))
         if len(block) <= _CACHED_BLOCK_BYTES and len(self._cache) < _CACHED_BLOCKS:
             self._cache[block] = headers
         return headers
@@ -176,10 +157,10 @@ def reset_status(code: int) -> grpc.StatusCode:
     return _RESET_CODES.get(code, grpc.StatusCode.INTERNAL)
 
 
-def _response(fields: Iterable[tuple[bytes, bytes]]) -> ResponseHeaders:
+def _response(found: Iterable[fields.Field]) -> ResponseHeaders:
     http_status, is_grpc, encoding, status, detail = 0, False, "", None, ""
     metadata: list[tuple[str, str | bytes]] = []
-    for raw_name, raw_value in fields:
+    for raw_name, raw_value in found:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         if name == ":status":
             http_status = int(value) if value.isdecimal() and len(value) == 3 else 0
@@ -189,38 +170,14 @@ def _response(fields: Iterable[tuple[bytes, bytes]]) -> ResponseHeaders:
             encoding = value
         elif name == "grpc-status":
             number = int(value) if value.isdecimal() and len(value) < 4 else -1
-            status = _CODES.get(number, grpc.StatusCode.UNKNOWN)
+            status = CODES.get(number, grpc.StatusCode.UNKNOWN)
         elif name == "grpc-message":
             detail = unquote(value, errors="replace")
-        elif name.endswith(_BINARY):
-            metadata += [(name, _binary(part)) for part in raw_value.split(b",")]
+        elif name.endswith(fields.BINARY):
+            metadata += [(name, fields.binary(part)) for part in raw_value.split(b",")]
         elif not name.startswith(":"):
             metadata.append((name, value))
     return ResponseHeaders(http_status, is_grpc, encoding, status, detail, tuple(metadata))
 
 
-def _binary(text: bytes) -> bytes:
-    try:
-        return base64.b64decode(text + b"=" * (-len(text) % 4))
-    except binascii.Error:
-        return b""
-
-
-def _literal(name: bytes, value: bytes) -> bytes:
-    return b"\x00" + _string(name) + _string(value)
-
-
-def _string(text: bytes) -> bytes:
-    """Return a length and the bytes, without Huffman's coding."""
-    length = len(text)
-    if length < 0x7F:
-        return bytes((length,)) + text
-    out, rest = bytearray((0x7F,)), length - 0x7F
-    while rest > 0x7F:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out) + text
-
-
-_TIMEOUT_NAME = b"\x00" + _string(b"grpc-timeout")
+_TIMEOUT_NAME = b"\x00" + string(b"grpc-timeout")

@@ -10,8 +10,6 @@ from enum import IntEnum
 from struct import Struct
 from typing import TypeAlias
 
-from tradeserve_client.errors import TradeserveError
-
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DEFAULT_WINDOW = 65_535
 MAX_WINDOW = 2**31 - 1
@@ -71,7 +69,7 @@ class ErrorCode(IntEnum):
     HTTP_1_1_REQUIRED = 0xD
 
 
-class ProtocolError(TradeserveError):
+class ProtocolError(Exception):
     """The peer broke the protocol; the connection can't go on.
 
     Attributes:
@@ -108,9 +106,9 @@ def rst_stream(stream_id: int, code: ErrorCode) -> bytes:
     return frame(RST_STREAM, 0, stream_id, _WORD.pack(code))
 
 
-def goaway(code: ErrorCode, detail: str) -> bytes:
-    """Return a GOAWAY frame of a client that was pushed nothing."""
-    return frame(GOAWAY, 0, 0, _WORD.pack(0) + _WORD.pack(code) + detail.encode()[:128])
+def goaway(code: ErrorCode, detail: str, last_id: int = 0) -> bytes:
+    """Return a GOAWAY frame; the last stream id that is worked on is 0 for a client that was pushed nothing."""
+    return frame(GOAWAY, 0, 0, _WORD.pack(last_id) + _WORD.pack(code) + detail.encode()[:128])
 
 
 def read_settings(payload: bytes) -> Iterable[tuple[int, int]]:
