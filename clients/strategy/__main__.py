@@ -16,6 +16,7 @@ from server_runtime import logs
 from server_runtime.errors import StartError
 from strategy import config
 from strategy.adapters.errors import AdapterError
+from strategy.calibrate_command import calibrate
 from strategy.composition import DEFAULT_LOOK, RunOptions, run
 from strategy.replay_command import LATEST, replay
 from tradeserve_client.errors import TradeserveError
@@ -36,8 +37,28 @@ def _parser() -> argparse.ArgumentParser:
         "--models", action="store_true", help="ask the models again, on the recorded windows"
     )
     replay_command.add_argument("--data-dir", type=Path, default=None, help="of the embedded Postgres")
+    calibrate_command = commands.add_parser(
+        "calibrate-vision", help="fit what confidences of the vision server were worth, from the journal"
+    )
+    calibrate_command.add_argument(
+        "--out", type=Path, default=Path("build/vision_calibration.json"), help="file to write"
+    )
+    calibrate_command.add_argument(
+        "--horizon-bars",
+        type=int,
+        default=None,
+        help="bars after the chart (default: [ensemble] horizon_bars)",
+    )
+    calibrate_command.add_argument(
+        "--min-count",
+        type=int,
+        default=None,
+        help="outcomes needed (default: [vision] min_calibration_count)",
+    )
+    calibrate_command.add_argument("--model", default="", help="first digits of the model's sha256")
+    calibrate_command.add_argument("--data-dir", type=Path, default=None, help="of the embedded Postgres")
     commands.add_parser("defaults", help="print the default configuration, with comments")
-    for command in (run_command, check, replay_command):
+    for command in (run_command, check, replay_command, calibrate_command):
         command.add_argument("--config", type=Path, default=None, help="TOML on top of the defaults")
         command.add_argument(
             "--set",
@@ -102,6 +123,8 @@ def main() -> int:
         return 0
     if arguments.command == "replay":
         return _replay(arguments, settings)
+    if arguments.command == "calibrate-vision":
+        return _calibrate(arguments, settings)
     options = RunOptions(
         state_dir=arguments.state_dir,
         data_source=arguments.data_source,
@@ -133,6 +156,30 @@ def _replay(arguments: argparse.Namespace, settings: config.StrategyConfig) -> i
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0 if same else 1
+
+
+def _calibrate(arguments: argparse.Namespace, settings: config.StrategyConfig) -> int:
+    horizon_bars = arguments.horizon_bars or settings.ensemble.horizon_bars
+    min_count = arguments.min_count or settings.vision.min_calibration_count
+    try:
+        with database(settings.journal.database_url, arguments.data_dir) as url:
+            asyncio.run(
+                calibrate(
+                    url,
+                    arguments.out,
+                    horizon_bars=horizon_bars,
+                    min_count=min_count,
+                    model_sha256=arguments.model,
+                    say=print,
+                )
+            )
+    except JournalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {arguments.out} can't be written: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

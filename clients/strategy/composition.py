@@ -45,6 +45,8 @@ from strategy.ports import LateAnswer, VoterInfo
 from strategy.screen import Screen
 from strategy.situation import RunSettings
 from strategy.trading_state import TradingGate, TradingState
+from strategy.vision import VisionPlan
+from strategy.vision_setup import open_vision, recorded_plan
 from tradeserve_client.channel import TlsFiles, Transport
 
 _log = structlog.get_logger(__name__)
@@ -118,13 +120,10 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
         stack.push_async_callback(forecaster.close)
         voters = await forecaster.start()
         screen.voters(voters)
-        unused = config.services.vision.target
-        screen.line(
-            f"vision: off{f' ({unused} is not asked: this release has no client for it)' if unused else ''}"
-        )
+        vision = await open_vision(config, _tls(config).get("triton_tls"), stack, screen.line)
         journal = await Journal.open(
             config.journal.database_url,
-            _run_row(run_id, config, options, voters, clock.wall_ns()),
+            _run_row(run_id, config, options, voters, clock.wall_ns(), vision),
             spool_dir=Path(config.journal.spool_dir),
             queue_rows=config.journal.queue_rows,
             on_state=recording,
@@ -157,6 +156,7 @@ async def run(config: StrategyConfig, options: RunOptions) -> None:
             trace=trace,
             garbage=garbage,
             shadow=_shadow(config, stack, screen),
+            vision=vision,
         )
         metrics = ServerMetrics()
         metrics.registry.register(RunCollector(engine, lambda: _counts(journal)))
@@ -292,7 +292,12 @@ def _tls(config: StrategyConfig) -> Mapping[str, Any]:
 
 
 def _run_row(
-    run_id: str, config: StrategyConfig, options: RunOptions, voters: Sequence[VoterInfo], started_ns: int
+    run_id: str,
+    config: StrategyConfig,
+    options: RunOptions,
+    voters: Sequence[VoterInfo],
+    started_ns: int,
+    vision: VisionPlan | None,
 ) -> Run:
     return Run(
         run_id=run_id,
@@ -302,7 +307,7 @@ def _run_row(
         data_source=options.data_source,
         seed=options.seed,
         code_version=metadata.version("tradeserve"),
-        config=config.to_json(),
+        config={**config.to_json(), **recorded_plan(vision)},
         models=[asdict(voter) for voter in voters],
     )
 

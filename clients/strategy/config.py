@@ -22,6 +22,7 @@ from strategy.config_sections import (
     ControlSection,
     GatewaySection,
     JournalSection,
+    ReadingsSection,
     ScreenSection,
     ServicesSection,
     ShadowSection,
@@ -69,6 +70,7 @@ class StrategyConfig:
     policy: PolicyLimits
     risk: RiskLimits
     shadow: ShadowSection
+    vision: ReadingsSection
     journal: JournalSection
     control: ControlSection
     telemetry: TelemetrySection

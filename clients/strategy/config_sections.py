@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from strategy.core.vision import VisionLimits
 from tradeserve_client.bounds import OneOf, Within
 from tradeserve_client.config_reader import Matches
 
@@ -196,6 +197,44 @@ class ShadowSection:
 
     max_in_flight: Annotated[int, Within(0, 1000)]
     deadline_ms: Annotated[float, Within(1, 60_000)]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingsSection:
+    """How the vision server is asked about charts, and how far its readings are heard.
+
+    Attributes:
+        max_in_flight: Questions open at once; 0 = none is asked.
+        deadline_ms: What a reading may take.
+        lifetime_bars: Bars after the chart's last one in which its reading is heard.
+        min_trust: Trust below which a reading is not heard.
+        veto_weight: Confidence x trust from which on entries against a reading are vetoed.
+        smallest_share: Part of its strength that a shrunk entry keeps at least.
+        min_calibration_count: Outcomes below which a calibration is not used.
+        calibration_file: What `calibrate-vision` wrote; "" = not calibrated.
+        calibration_sha256: Its digest; "" accepts any.
+    """
+
+    max_in_flight: Annotated[int, Within(0, 1000)]
+    deadline_ms: Annotated[float, Within(1, 60_000)]
+    lifetime_bars: Annotated[int, Within(1, 1000)]
+    min_trust: Annotated[float, Within(0, 1)]
+    veto_weight: Annotated[float, Within(0, 1)]
+    smallest_share: Annotated[float, Within(0.01, 1)]
+    min_calibration_count: Annotated[int, Within(1, 10_000_000)]
+    calibration_file: str
+    calibration_sha256: Sha256
+
+    @property
+    def limits(self) -> VisionLimits:
+        """How far readings are heard."""
+        return VisionLimits(
+            self.lifetime_bars,
+            self.min_trust,
+            self.veto_weight,
+            self.smallest_share,
+            self.min_calibration_count,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from journal.rows import DecisionRow, ModelCallRow, OrderIntentRow, ShadowAnswerRow
+from journal.rows import DecisionRow, ModelCallRow, OrderIntentRow, ShadowAnswerRow, VisionReadingRow
+from market.bars import NS_PER_S
+from strategy.core.calibration import Calibration
 from strategy.core.decision import Decision, checks_to_json, input_from_json, remake, rules_from_json
+from strategy.core.plain import from_json
 from strategy.core.shadow import agree, side_of, would_be
 from strategy.core.values import Probabilities, Purpose
+from strategy.core.vision import VisionLimits, effect_of
 from strategy.ports import Clock, Forecaster, ForecastRequest
+from strategy.vision_recording import reading_of_row
 from tradeserve_client.answers import Answer, CallRecord
 
 WINDOW_COLUMNS = 5
@@ -116,6 +121,38 @@ def _shadow_fields(
     yield "strength", answer.strength, other.signal.strength
     yield "risk_checks", list(answer.risk_checks), checks_to_json(other.verdict)
     yield "agrees", answer.agrees, agrees
+
+
+def vision_differences(
+    row: DecisionRow, config: Mapping[str, Any], readings: Mapping[str, VisionReadingRow]
+) -> Iterator[Difference]:
+    """Find again what a reading did to a decision, from the reading as it was recorded.
+
+    Args:
+        row: The decision, as recorded.
+        config: Of its run.
+        readings: By the decision whose chart was read.
+
+    Raises:
+        ValueError: The record can't be read; the message names the field.
+    """
+    effect = input_from_json(row.state).vision
+    if effect is None:
+        return
+    recorded = readings.get(effect.decision_id)
+    found = None
+    if recorded is not None and recorded.signal is not None:
+        calibration = config.get("vision_calibration")
+        found = effect_of(
+            reading_of_row(recorded),
+            None if calibration is None else from_json(Calibration, calibration),
+            from_json(VisionLimits, config["vision_limits"]),
+            now_ns=effect.now_ns,
+            event_ns=row.event_ns,
+            bar_ns=config["strategy"]["bar_size_s"] * NS_PER_S,
+        )
+    if found != effect:
+        yield Difference(row.decision_id, "vision", effect, found)
 
 
 @dataclass(slots=True)

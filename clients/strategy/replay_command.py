@@ -8,13 +8,13 @@ from typing import Any
 
 from journal.migrations import check_database
 from journal.queries import JournalReader, RunSummary
-from journal.rows import DecisionRow, ModelCallRow, OrderIntentRow, ShadowAnswerRow
+from journal.rows import DecisionRow, ModelCallRow, OrderIntentRow, ShadowAnswerRow, VisionReadingRow
 from strategy.adapters.clock import SystemClock
 from strategy.adapters.forecaster_specs import IndexSpec
 from strategy.adapters.grpc_forecaster import GrpcForecaster
 from strategy.composition import forecaster_spec
 from strategy.config import StrategyConfig
-from strategy.replay import Difference, compare_models, differences, shadow_differences
+from strategy.replay import Difference, compare_models, differences, shadow_differences, vision_differences
 
 _SHOWN_DIFFERENCES = 20
 _PATIENCE_NS = 5_000_000_000
@@ -49,6 +49,10 @@ async def replay(
         answers: dict[str, list[ShadowAnswerRow]] = {}
         for answer in await reader.rows_of(ShadowAnswerRow, summary.run.run_id):
             answers.setdefault(answer.decision_id, []).append(answer)
+        readings = {
+            reading.decision_id: reading
+            for reading in await reader.rows_of(VisionReadingRow, summary.run.run_id)
+        }
         calls = await reader.rows_of(ModelCallRow, summary.run.run_id) if models_with else []
     rules = summary.run.config["rules"]
     found: list[Difference] = []
@@ -57,6 +61,8 @@ async def replay(
     _tell(say, summary.run.run_id, len(decisions), found)
     if answers:
         found += _shadows(say, decisions, rules, answers)
+    if readings:
+        found += _readings(say, decisions, summary.run.config, readings)
     if models_with is not None:
         spec = replace(
             forecaster_spec(models_with),
@@ -96,6 +102,22 @@ def _shadows(
         found += shadow_differences(row, rules, answers.get(row.decision_id, ()))
     count = sum(answer.agrees is not None for of_one in answers.values() for answer in of_one)
     say(f"shadows: {count} would-be decisions made again, {len(found)} fields different")
+    for difference in found[:_SHOWN_DIFFERENCES]:
+        say(f"  {difference}")
+    return found
+
+
+def _readings(
+    say: Callable[[str], None],
+    decisions: Sequence[DecisionRow],
+    config: Mapping[str, Any],
+    readings: Mapping[str, VisionReadingRow],
+) -> Sequence[Difference]:
+    found: list[Difference] = []
+    heard = [row for row in decisions if row.state.get("vision")]
+    for row in heard:
+        found += vision_differences(row, config, readings)
+    say(f"vision: what readings did to {len(heard)} decisions found again, {len(found)} different")
     for difference in found[:_SHOWN_DIFFERENCES]:
         say(f"  {difference}")
     return found

@@ -44,6 +44,26 @@ def reading_of(decision_id: str, as_of_ns: int, reading: ChartReading) -> Readin
     )
 
 
+def reading_of_row(row: rows.VisionReadingRow) -> Reading:
+    """Return what the core needs of a recorded answer.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if row.signal is None or row.stated_confidence is None or row.trust is None or row.expire_ns is None:
+        raise ValueError(f"the reading of decision {row.decision_id} has no answer: {row.outcome}")
+    return Reading(
+        decision_id=row.decision_id,
+        signal=Side(row.signal),
+        stated_confidence=row.stated_confidence,
+        trust=row.trust,
+        as_of_ns=row.as_of_ns,
+        expire_ns=row.expire_ns,
+        model_sha256=row.artifact_sha256,
+        prompt_sha256=row.prompt_template_sha256,
+    )
+
+
 def reading_row(
     request: ForecastRequest,
     query: ChartQuery | None,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,11 +19,12 @@ from tradeserve_cli.arguments import Subparsers, UsageError, number, whole
 from tradeserve_cli.connections import clients, timeout_s
 from tradeserve_cli.inputs import fitted, made_up, read_arrays
 from tradeserve_cli.model_lifecycle import add_version, command, control_of, say
+from tradeserve_cli.recorded import recorded
 from tradeserve_client.contract import ModelContract, TensorSpec
 from tradeserve_client.model_shadow import Comparison, Question, ShadowAnswers, compare
 
 if TYPE_CHECKING:
-    from journal.queries import JournalReader, ShadowSummary
+    from journal.queries import ShadowSummary
     from journal.rows import DecisionRow
 
 _MAX_QUESTIONS = 100_000
@@ -116,7 +117,7 @@ async def _off(arguments: argparse.Namespace) -> int:
 
 
 async def _report(arguments: argparse.Namespace) -> int:
-    async with _journal(arguments.database_url, "--report") as reader:
+    async with recorded(arguments.database_url, "--report") as reader:
         found = await reader.shadow_summary(arguments.model, arguments.version)
     agreement = found.agreed / found.answered if found.answered else None
     summary = {
@@ -205,7 +206,7 @@ async def _questions(arguments: argparse.Namespace, contract: ModelContract) -> 
 
 
 async def _decisions(database_url: str, count: int, contract: ModelContract) -> Sequence[Question]:
-    async with _journal(database_url, "--decisions") as reader:
+    async with recorded(database_url, "--decisions") as reader:
         runs = await reader.runs(_RUNS_LOOKED_AT)
         run_id = next((found.run.run_id for found in runs if found.row_counts["decisions"]), "")
         rows = await reader.last_decisions(run_id, count) if run_id else []
@@ -224,23 +225,6 @@ def _window(row: DecisionRow, spec: TensorSpec) -> NDArray[Any]:
     if not values.size or values.size % _WINDOW_COLUMNS:
         raise UsageError(f"{where}: its window has {len(row.window)} bytes, which are no bars")
     return fitted(values.reshape(-1, _WINDOW_COLUMNS), spec, where)
-
-
-@asynccontextmanager
-async def _journal(database_url: str, option: str) -> AsyncIterator[JournalReader]:
-    if not database_url:
-        raise UsageError(f"{option}: where is the journal? give --database-url, or set DATABASE_URL")
-    # The only commands that need the database's driver.
-    from journal.errors import JournalError
-    from journal.migrations import check_database
-    from journal.queries import JournalReader
-
-    try:
-        await check_database(database_url)
-        async with JournalReader(database_url) as reader:
-            yield reader
-    except JournalError as error:
-        raise UsageError(f"{option}: {error}") from error
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tradeserve_cli import output
+from tradeserve_cli import output, recorded_chart
 from tradeserve_cli.arguments import MAX_CON_ID, Subparsers, UsageError, add_command, instant, whole
 from tradeserve_cli.connections import all_places, clients, timeout_s
 from tradeserve_cli.servers import how_to_name
@@ -30,17 +31,20 @@ def register(commands: Subparsers) -> None:
         commands,
         "read-chart",
         summary="Have the vision server read a chart (slow; never on the order path).",
-        example="tradeserve read-chart chart.png --symbol AAPL --as-of 2025-03-12T14:30:00Z",
+        example="tradeserve read-chart chart.png --symbol AAPL --as-of 2025-03-12T14:30:00Z\n"
+        "tradeserve read-chart --decision ID --out chart.png    (what was read after a decision, again)",
         servers=(_SERVICE,),
         timeout_ms=30_000.0,
         json_fields="signal, stated_confidence, reasoning, patterns, key_levels, risks, trust, "
         "contradictions [{field, detail}], expire_time, model {name, version, artifact_sha256}, "
         "record {prompt_name, prompt_template_sha256, prompt, raw_output, chart_sha256, sampling_json, "
         "prompt_tokens, output_tokens, first_token_ms}, request_id, round_trip_ms, compute_ms; "
-        "without an answer: answered false, service, reason, detail",
+        "without an answer: answered false, service, reason, detail; of --decision also: decision_id, symbol, "
+        "as_of_time, outcome, chart, chart_sha256, question, effects [{decision_id, effect, wanted_side, "
+        "wanted_strength, strength, confidence, calibrated}]",
     )
-    parser.add_argument("chart", type=Path, metavar="FILE", help="the chart, PNG")
-    parser.add_argument("--symbol", required=True, metavar="NAME", help="what it shows")
+    parser.add_argument("chart", type=Path, nargs="?", metavar="FILE", help="the chart, PNG")
+    parser.add_argument("--symbol", default="", metavar="NAME", help="what it shows; needed with FILE")
     parser.add_argument(
         "--con-id",
         type=whole(0, MAX_CON_ID),
@@ -58,10 +62,31 @@ def register(commands: Subparsers) -> None:
     parser.add_argument(
         "--prompt", default="", metavar="NAME", help="prompt template on the server (default: its own)"
     )
+    parser.add_argument(
+        "--decision",
+        default="",
+        metavar="ID",
+        help="show what was read after this decision, from the journal",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="where --decision writes the picture (chart-ID.png)"
+    )
+    parser.add_argument(
+        "--database-url",
+        default=os.environ.get("DATABASE_URL", ""),
+        metavar="URL",
+        help="of the journal, for --decision (DATABASE_URL)",
+    )
     parser.set_defaults(run=_run)
 
 
 async def _run(arguments: argparse.Namespace) -> int:
+    if arguments.decision:
+        if arguments.chart is not None:
+            raise UsageError("give a FILE to have it read, or --decision to see what was read; not both")
+        return await recorded_chart.show(arguments)
+    if arguments.chart is None or not arguments.symbol:
+        raise UsageError("give a FILE and its --symbol, or --decision")
     place = all_places(arguments)[_SERVICE]
     if not place.target:
         detail = f"vision is off: no server is named; {how_to_name(_SERVICE)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tradeserve_client.answers import Outcome
 from tradeserve_client.channel import TlsFiles, Transport
-from tradeserve_client.chart_reading import ChartQuery, ChartReading, ChartReadingClient
+from tradeserve_client.chart_reading import ChartQuery, ChartReading, ChartReadingClient, ReaderInfo
 from tradeserve_client.replicas import ReplicaLimits
 
 
@@ -40,6 +40,14 @@ class GrpcChartReader:
     async def read(self, query: ChartQuery) -> Outcome[ChartReading]:
         """Ask; return by a deadline of its own, which begins now."""
         return await self._client.read_chart(query, budget=self._deadline_s)
+
+    async def reader(self, timeout_s: float) -> ReaderInfo:
+        """Return who reads, and what its card says.
+
+        Raises:
+            CallError: No answer.
+        """
+        return await self._client.reader(timeout_s=timeout_s)
 
     async def close(self) -> None:
         """Close the channels; nothing of this object runs afterwards."""
