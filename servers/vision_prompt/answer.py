@@ -15,6 +15,7 @@ MAX_ANSWER_CHARACTERS = 2000
 MAX_PATTERNS, MAX_KEY_LEVELS, MAX_RISKS = 3, 4, 2
 MAX_RISK_CHARACTERS, MAX_REASONING_CHARACTERS = 100, 240
 MAX_LEVEL = 1_000_000_000
+_MOST_REPETITIONS = 100
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -66,8 +67,10 @@ class ChartAnswer:
 
 
 def _text_pattern(characters: int) -> str:
-    # A pattern, because maxLength alone lets an engine's grammar pass control characters.
-    return f"^[ -~]{{1,{characters}}}$"
+    # A pattern, because maxLength alone lets an engine's grammar pass control characters; in parts, because
+    # xgrammar 0.2.8 does not compile more than 128 repetitions.
+    full, rest = divmod(characters - 1, _MOST_REPETITIONS)
+    return "^[ -~]" + f"[ -~]{{0,{_MOST_REPETITIONS}}}" * full + (f"[ -~]{{0,{rest}}}" if rest else "") + "$"
 
 
 def answer_schema() -> dict[str, Any]:
