@@ -7,6 +7,7 @@ PYTHON ?= python3
 EXTRAS ?= cpu,dev
 VENV := build/venv
 TRITON_VENV := build/venv-triton
+VLLM_VENV := build/venv-vllm
 BIN := $(VENV)/bin
 # The real IBKR client of the stack and its successor install the same package: one lives apart.
 IB_ASYNC := build/ib_async
@@ -28,6 +29,7 @@ comma := ,
 STAMP := $(VENV)/.extras-$(subst $(comma),-,$(EXTRAS))
 RUN_STAMP := $(VENV)/.extras-cpu
 TRITON_STAMP := $(TRITON_VENV)/.installed
+VLLM_STAMP := $(VLLM_VENV)/.installed
 IB_ASYNC_STAMP := $(IB_ASYNC)/.installed
 
 .PHONY: help
@@ -46,6 +48,17 @@ $(TRITON_STAMP): servers/triton_server/requirements.txt
 	@$(call install,$(TRITON_VENV)) --no-deps -r servers/triton_server/requirements.txt
 	@touch $@
 
+# Everything is pinned, so nothing is resolved; our own packages join it as they lie here.
+$(VLLM_STAMP): servers/vision_server/requirements.txt servers/vision_server/torchvision_shim.py pyproject.toml
+	@echo "environment: installing vLLM into $(VLLM_VENV) (2.5 GB)"
+	@test -x $(VLLM_VENV)/bin/python || $(call new_venv,$(VLLM_VENV))
+	@$(call install,$(VLLM_VENV)) --no-deps -r servers/vision_server/requirements.txt
+	@$(call install,$(VLLM_VENV)) --no-deps -e .
+	@packages=$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+		cp servers/vision_server/torchvision_shim.py $$packages/ \
+		&& echo "import torchvision_shim" > $$packages/torchvision_shim.pth
+	@touch $@
+
 $(IB_ASYNC_STAMP): $(STAMP) tests/integration/ib_async-requirements.txt
 	@echo "environment: installing ib_async into $(IB_ASYNC)"
 	@$(call install,$(VENV)) --no-deps --target $(IB_ASYNC) -r tests/integration/ib_async-requirements.txt
@@ -53,6 +66,9 @@ $(IB_ASYNC_STAMP): $(STAMP) tests/integration/ib_async-requirements.txt
 
 .PHONY: setup
 setup: $(STAMP) $(TRITON_STAMP) $(IB_ASYNC_STAMP) ## Build every environment that tests need
+
+.PHONY: venv-vllm
+venv-vllm: $(VLLM_STAMP) ## Build the environment of vLLM, which reads charts (2.5 GB; nothing else needs it)
 
 # Built by hand, used from then on; TRITON_BACKENDS= goes back to ours. Tests are of ours.
 export TRITON_BACKENDS ?= $(abspath $(wildcard build/triton-backends))
