@@ -228,9 +228,9 @@ class Link:
                     await self._changed.wait()
         return self.is_ready
 
-    async def close(self) -> None:
-        """Stop watching and close the channel; calls still running are cancelled."""
-        await self.channel.close()
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Stop watching and close the channel; calls still running after the grace are cancelled."""
+        await self.channel.close(grace_s or None)
         watch, self._watch = self._watch, None
         if watch is not None:
             # The closed channel ends it. Cancelled instead, grpc would report its end to a loop that may

@@ -188,10 +188,9 @@ class ReplicaSet:
         """Return whether any replica that may be asked is well."""
         return any(may_ask(replica) and self.is_well(replica, service, method) for replica in self.replicas)
 
-    async def close(self) -> None:
-        """Close every channel; calls still running are cancelled."""
-        for replica in self.replicas:
-            await replica.link.close()
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Close every channel; calls still running after the grace are cancelled."""
+        await asyncio.gather(*(replica.link.close(grace_s) for replica in self.replicas))
 
     def _health(self, replica: Replica, service: str, method: str) -> int:
         if not replica.link.is_ready:

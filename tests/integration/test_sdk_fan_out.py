@@ -169,6 +169,23 @@ async def test_a_call_that_is_given_up_is_never_cancelled_at_triton_and_its_answ
     assert model.time_left_s[0] > 1.0
 
 
+async def test_closing_a_client_lets_given_up_calls_run_out_at_triton(
+    triton: FakeTriton, transport: Transport
+) -> None:
+    model = triton.models["lstm_cnn"]
+    model.delay_s = lambda: 0.2
+    client = TritonClient(triton.address, transport=transport)
+    assert await client.link.ready(10)
+    late: list[str] = []
+    outcome = await ask(
+        FanOut(on_late=lambda _service, id_, _late: late.append(id_)), lane(client), timeout_ms=20
+    )
+    assert isinstance(outcome, NoAnswer)
+    await client.close()
+    assert (model.calls, model.cancelled) == (1, 0)
+    assert late == [outcome.call.request_id]
+
+
 async def test_given_up_calls_free_their_places_until_too_many_are_unfinished(
     triton: FakeTriton, client: TritonClient
 ) -> None:

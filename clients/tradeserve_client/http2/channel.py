@@ -29,6 +29,7 @@ _State = grpc.ChannelConnectivity
 _CONNECT_S = 5.0
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 1.0
+_CLOSE_LOOK_S = 0.005
 _STABLE_S = 1.0
 _MAX_WAITING = 1024
 _MAX_KEEPALIVE_S = 300.0
@@ -140,7 +141,11 @@ class Http2Channel:
             await future
 
     async def close(self, grace: float | None = None) -> None:
-        """Close it; calls under way end as UNAVAILABLE. It can't be opened again."""
+        """Close it; calls under way after the grace (seconds) end as UNAVAILABLE. It can't be opened again."""
+        for _ in range(round((grace or 0.0) / _CLOSE_LOOK_S)):
+            if self._connection is None or not self._connection.streams:
+                break
+            await asyncio.sleep(_CLOSE_LOOK_S)
         task, self._task = self._task, None
         self._set(_State.SHUTDOWN)
         if task is not None:
