@@ -125,7 +125,7 @@ def _vision(tally: VisionTally) -> Iterator[str]:
     answered = f"answered {tally.answered}{f' (median {median_ms:.0f} ms)' if tally.answered else ''}"
     yield (
         f"  Vision       asked {tally.asked}, {answered}{why}{dropped}; {tally.contradicted} contradicted by "
-        f"their charts; {tally.vetoes} entries vetoed, {tally.shrinks} shrunk"
+        f"their charts; entries vetoed: {tally.vetoes}, shrunk: {tally.shrinks}"
     )
 
 

@@ -16,9 +16,10 @@ import structlog
 import uuid_utils
 
 from market.bars import NS_PER_S
+from market.chart import encode_png
 from market.events import Bar
 from strategy import vision_recording
-from strategy.chart_question import chart_query
+from strategy.chart_question import chart_query, picture_of
 from strategy.core.calibration import Calibration
 from strategy.core.values import Neighbor, Side
 from strategy.core.vision import Reading, VisionEffect, VisionLimits, effect_of
@@ -182,13 +183,15 @@ class VisionTap:
     async def _draw(self, question: _Question) -> ChartQuery:
         async with self._turn:
             await self.decider.calm()  # of bars that closed together all orders are out first
+            pixels = picture_of(question.symbol, question.bars)
+            # Compressing takes as long as drawing again, and needs no interpreter: not on this loop.
+            chart_png = await asyncio.to_thread(encode_png, pixels)
             request_id = str(uuid_utils.uuid7())
-            query = chart_query(request_id, question.symbol, question.bars, question.neighbors)
+            query = chart_query(request_id, question.symbol, question.bars, question.neighbors, chart_png)
             chart = vision_recording.chart_row(query.chart_png)
             question.query, question.chart_sha256 = query, chart.chart_sha256
             self.journal.record(chart)
             self.ledger.vision.asked += 1
-            await asyncio.sleep(0)  # sockets are read between two charts
         return query
 
     def _hear(self, plan: VisionPlan, question: _Question, answer: Answer[ChartReading]) -> None:

@@ -48,7 +48,7 @@ class RowQueues:
         self._reject = reject
         self._batch_count = 0
         self._queues = {
-            row_type: _Queue(table, run_id, telemetry_limit_rows if table.telemetry else 0)
+            row_type: _Queue(table, run_id, telemetry_limit_rows if table.telemetry else table.most_waiting)
             for row_type, table in BY_ROW_TYPE.items()
         }
         self.recorded: Counter[str] = Counter()

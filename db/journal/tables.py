@@ -25,6 +25,7 @@ class Table:
         binary: Columns of type bytea.
         floats: Columns of type double precision.
         telemetry: Market data: COPY, may be dropped when there is too much of it.
+        most_waiting: Rows of other kinds that may be dropped too, once so many wait; 0: they never are.
         time_column: Partition key of telemetry, computed from `time_source`.
         time_source: Field that holds the nanoseconds for `time_column`.
     """
@@ -39,6 +40,12 @@ class Table:
     telemetry: bool = False
     time_column: str = ""
     time_source: str = ""
+    most_waiting: int = 0
+
+    @property
+    def may_be_dropped(self) -> bool:
+        """Whether rows are given up, and counted, where there is no room for them."""
+        return self.telemetry or self.most_waiting > 0
 
     @property
     def insert_sql(self) -> str:
@@ -51,7 +58,9 @@ class Table:
         )
 
 
-def _table(name: str, row_type: type, time_column: str = "", time_source: str = "") -> Table:
+def _table(
+    name: str, row_type: type, time_column: str = "", time_source: str = "", most_waiting: int = 0
+) -> Table:
     kinds = {item.name: str(item.type) for item in fields(row_type)}
     return Table(
         name=name,
@@ -66,6 +75,7 @@ def _table(name: str, row_type: type, time_column: str = "", time_source: str = 
         telemetry=bool(time_column),
         time_column=time_column,
         time_source=time_source,
+        most_waiting=most_waiting,
     )
 
 
@@ -79,7 +89,7 @@ TABLES: tuple[Table, ...] = (
     _table("model_calls", rows.ModelCallRow),
     _table("neighbors", rows.NeighborRow),
     _table("shadow_answers", rows.ShadowAnswerRow),
-    _table("vision_charts", rows.VisionChartRow),
+    _table("vision_charts", rows.VisionChartRow, most_waiting=256),
     _table("vision_readings", rows.VisionReadingRow),
     _table("vision_effects", rows.VisionEffectRow),
     _table("order_intents", rows.OrderIntentRow),

@@ -278,15 +278,15 @@ class Journal:
         """Put a batch into the spool; without room telemetry is dropped, everything else is held."""
         if batch.on_disk:
             return
-        telemetry = BY_NAME[batch.table].telemetry
+        may_be_dropped = BY_NAME[batch.table].may_be_dropped
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(
-                self._disk, lambda: self._spool.append(batch, durable=False, may_be_refused=telemetry)
+                self._disk, lambda: self._spool.append(batch, durable=False, may_be_refused=may_be_dropped)
             )
         except SpoolError as error:
             self._note_error(str(error))
-            if telemetry or self._held_bytes + len(batch.payload) > HELD_BYTES:
+            if may_be_dropped or self._held_bytes + len(batch.payload) > HELD_BYTES:
                 self._queues.dropped[batch.table] += batch.row_count
             else:
                 self._held.append(batch)

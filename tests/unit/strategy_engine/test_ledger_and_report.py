@@ -79,6 +79,21 @@ def test_the_report_has_a_line_per_version_that_was_tried() -> None:
     assert lines[1:] == ["  Shadow       gaf_resnet v3 (never used): asked 1, answered 0, 1 down"]
 
 
+def test_the_report_counts_what_was_read_on_charts_and_what_that_did() -> None:
+    ledger = RunLedger()
+    assert "Vision" not in text_of(ledger)
+    tally = ledger.vision
+    tally.asked, tally.answered, tally.dropped, tally.contradicted = 6, 3, 2, 1
+    tally.missing["late"] = 3
+    tally.vetoes, tally.shrinks = 1, 2
+    for took_ms in (700, 640, 900):
+        tally.round_trip.add(took_ms * 1_000_000)
+    assert (
+        "Vision       asked 6, answered 3 (median 700 ms), 3 late, 2 replaced by newer charts; 1 contradicted by "
+        "their charts; entries vetoed: 1, shrunk: 2" in text_of(ledger)
+    )
+
+
 def test_the_report_says_when_postgres_is_away() -> None:
     text = text_of(RunLedger(), Recorded({}, 17, 3, "make psql"))
     assert "Postgres is away" in text
