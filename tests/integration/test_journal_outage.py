@@ -188,6 +188,23 @@ async def test_telemetry_beyond_the_limit_of_the_spool_is_dropped_and_counted(tm
     assert journal.stats().tables["risk_events"].dropped == 0
 
 
+async def test_pictures_that_find_no_room_in_the_spool_are_dropped_and_what_was_read_is_not(
+    tmp_path: Path,
+) -> None:
+    journal = await Journal.open(
+        NOWHERE, a_run(), spool_dir=tmp_path, spool_limit_bytes=200_000, connect_timeout_s=2.0
+    )
+    for index in range(200):
+        journal.record(rows.VisionChartRow(f"{index:064}", bytes(18_000)))
+    journal.record(rows.VisionEffectRow("d2", "d1", "veto", "BUY", 1.0, 0.0, 0.9, False, 1.0))
+    await until(lambda: all(table.queued == 0 for table in journal.stats().tables.values()))
+    charts = journal.stats().tables["vision_charts"]
+    assert charts.dropped > 0
+    assert charts.dropped + charts.spooled == 200
+    await journal.close(0.1)
+    assert journal.stats().tables["vision_effects"].dropped == 0
+
+
 async def test_more_telemetry_than_the_queue_holds_is_dropped_and_orders_never_are(
     postgres_url: str, tmp_path: Path
 ) -> None:

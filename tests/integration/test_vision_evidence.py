@@ -22,6 +22,8 @@ from strategy.vision import VisionPlan
 from tradeserve.market.v1 import market_pb2
 from tradeserve.vision.v1 import chart_reading_service_pb2 as pb
 from tradeserve_client.channel import Transport
+from vision_server.png import PngLimits, read_png, shows_nothing
+from vision_server.requests import parse_read
 
 UPS = (0.7, 0.1, 0.6, 0.34, 0.2, 0.75)
 NEUTRAL = Probabilities(0.3, 0.4, 0.3)
@@ -163,6 +165,22 @@ async def test_a_server_that_is_killed_in_mid_request_loses_no_decision_and_is_a
     assert world.engine.ledger.decisions.total() == readings
     assert len(rows(world, DecisionRow)) == readings
     await world.stop()
+
+
+async def test_the_real_server_takes_the_question(
+    world: World, vision: FakeVision, reader: GrpcChartReader
+) -> None:
+    world.vision = VisionPlan(reader, LIMITS)
+    await world.start()
+    await world.bar()
+    await heard(world, 1)
+    await world.stop()
+    (asked,) = vision.charts
+    task = parse_read(asked)
+    picture = read_png(task.chart_png, PngLimits())
+    assert not shows_nothing(picture.pixels)
+    assert not task.prompt.left_out
+    assert "rsi_14" in task.prompt.after_chart
 
 
 async def test_a_reading_over_the_wire_vetoes_the_next_entry_against_it(
