@@ -6,8 +6,9 @@ Health and reflection are left alone: they must answer while the server is full.
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import grpc
@@ -17,14 +18,18 @@ from google.protobuf.message import DecodeError
 from server_runtime import errors
 from server_runtime.admission import Admission
 from server_runtime.deadlines import refuse_late, remaining_s
+from server_runtime.http2.requests import Metadatum
+from server_runtime.http2.server import Admitted
 from server_runtime.metrics import ServerMetrics
 from server_runtime.tracing import Span, SpanSender, parse_traceparent
 from server_runtime.turns import Turns
 
 _log = structlog.get_logger()
 _arrival_ns: ContextVar[int] = ContextVar("arrival_ns")
-_NO_TIME = errors.OverloadedError(
-    "as much is in flight as can be answered in time: drop it, or retry later", retry_after_s=0.05
+_NO_TIME = errors.status_of(
+    errors.OverloadedError(
+        "as much is in flight as can be answered in time: drop it, or retry later", retry_after_s=0.05
+    )
 )
 
 
@@ -66,7 +71,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._streams = streams
         self._metrics = metrics
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
-        self._refusing_handlers: dict[tuple[str, Admission | None], grpc.RpcMethodHandler] = {}
+        self._full = {full is streams: errors.status_of(full.refusal()) for full in (calls, streams)}
+        self._refusing_handlers: dict[tuple[str, int], grpc.RpcMethodHandler] = {}
         self._draining = False
         self._waiting: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -83,25 +89,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None or method.startswith("/grpc."):
             return handler
         _arrival_ns.set(time.monotonic_ns())
-        self._turns.arrived()
-        streaming = handler.request_streaming or handler.response_streaming
-        admission = self._streams if streaming else self._calls
+        admission, refusal = self._decide(method, handler)
+        if refusal is not None:
+            return self._refusing(method, refusal)
         task = asyncio.current_task()
         assert task is not None, "grpc.aio runs every call in a task"
-        if method in self._urgent:
-            admission.enter()
-        else:
-            in_time = streaming or self._turns.has_time_for(admission.in_flight)
-            if not in_time or not admission.try_enter():
-                return self._refusing(method, admission if in_time else None)
         # The task of the call ends in every case: also when the caller cancels before its
         # request is read, where no handler runs.
         task.add_done_callback(lambda _: self._leave(admission))
-        self._idle.clear()
-        self._metrics.in_flight.inc()
-        if method not in self._wrapped:
-            self._wrapped[method] = self._rewrapped(method, handler)
-        return self._wrapped[method]
+        return self._entered(method, handler)
+
+    def admit(
+        self, path: str, handler: grpc.RpcMethodHandler, metadata: Sequence[Metadatum]
+    ) -> Admitted | grpc.Status:
+        """Let a call over our own transport in, or return what refuses it; `http2.server.Gate`."""
+        if path.startswith("/grpc."):
+            return Admitted(handler, _nothing, _nothing)
+        now_ns = time.monotonic_ns()
+        admission, refusal = self._decide(path, handler)
+        if refusal is not None:
+            self._count(path, refusal.code, metadata, now_ns)
+            return refusal
+        return Admitted(
+            self._entered(path, handler), partial(_arrival_ns.set, now_ns), partial(self._leave, admission)
+        )
 
     def drain(self) -> None:
         """End streams that wait for a request; those at work finish it first."""
@@ -119,23 +130,43 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if self._calls.in_flight + self._streams.in_flight == 0:
             self._idle.set()
 
-    def _refusing(self, method: str, full: Admission | None) -> grpc.RpcMethodHandler:
-        """Return what refuses a call because an admission is full, or else for want of time.
+    def _decide(self, method: str, handler: grpc.RpcMethodHandler) -> tuple[Admission, grpc.Status | None]:
+        """Count a call in, or return with what status it is refused."""
+        self._turns.arrived()
+        streaming = handler.request_streaming or handler.response_streaming
+        admission = self._streams if streaming else self._calls
+        if method in self._urgent:
+            admission.enter()
+        elif not (streaming or self._turns.has_time_for(admission.in_flight)):
+            return admission, _NO_TIME
+        elif not admission.try_enter():
+            return admission, self._full[streaming]
+        return admission, None
+
+    def _entered(self, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+        """Note a call that is in, and return its wrapped handler."""
+        self._idle.clear()
+        self._metrics.in_flight.inc()
+        if method not in self._wrapped:
+            self._wrapped[method] = self._rewrapped(method, handler)
+        return self._wrapped[method]
+
+    def _refusing(self, method: str, status: grpc.Status) -> grpc.RpcMethodHandler:
+        """Return what refuses a call over grpc.aio.
 
         Under overload this is most of what a server does, so everything is made once, and the handler takes a
         stream of requests, whatever the method does: then grpc neither waits for the request nor reads it.
         """
-        known = self._refusing_handlers.get((method, full))
+        known = self._refusing_handlers.get((method, id(status)))
         if known is not None:
             return known
-        status = errors.status_of(full.refusal() if full is not None else _NO_TIME)
 
         async def refuse(_requests: object, context: grpc.aio.ServicerContext) -> None:
-            self._count(method, status.code, context)
+            self._count(method, status.code, context.invocation_metadata())
             await context.abort(status.code, status.details, status.trailing_metadata)
 
         handler = grpc.stream_unary_rpc_method_handler(refuse)
-        self._refusing_handlers[method, full] = handler
+        self._refusing_handlers[method, id(status)] = handler
         return handler
 
     def _rewrapped(self, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
@@ -169,7 +200,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     raise
                 await errors.abort(context, error)
             finally:
-                self._count(method, code, context)
+                self._count(method, code, context.invocation_metadata())
 
         return call
 
@@ -194,7 +225,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     raise
                 await errors.abort(context, error)
             finally:
-                self._count(method, code, context)
+                self._count(method, code, context.invocation_metadata())
 
         return call
 
@@ -241,15 +272,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         _log.exception("call failed", method=method)
         return errors.InternalError("a fault of the server: its log has the cause")
 
-    def _count(self, method: str, code: grpc.StatusCode, context: grpc.aio.ServicerContext) -> None:
-        start_ns, end_ns = arrival_ns(), time.monotonic_ns()
+    def _count(
+        self,
+        method: str,
+        code: grpc.StatusCode,
+        metadata: Sequence[tuple[str, str | bytes]] | None,
+        start_ns: int = 0,
+    ) -> None:
+        start_ns, end_ns = start_ns or arrival_ns(), time.monotonic_ns()
         self._metrics.count_call(method, code.name)
         self._metrics.observe_stage(method, "total", end_ns - start_ns)
         if self._spans is None:
             return
-        metadata = context.invocation_metadata() or ()
-        header = next((value for key, value in metadata if key == "traceparent"), "")
-        parent = parse_traceparent(header)
+        header = next((value for key, value in metadata or () if key == "traceparent"), "")
+        parent = parse_traceparent(str(header))
         if parent is None or not parent.sampled:
             return
         service, _, name = method.strip("/").rpartition("/")
@@ -263,6 +299,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             attributes=attributes, problem=problem, kind="server",
         )  # fmt: skip
         self._spans.send(span)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _forgiving(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

@@ -8,7 +8,7 @@ from typing import NoReturn
 from server_runtime.deadlines import DEFAULT_MARGIN_S
 from server_runtime.errors import StartError
 from server_runtime.listen import TlsFiles
-from server_runtime.server import ServerOptions
+from server_runtime.server import ServerOptions, Transport
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +33,8 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     listen.add_argument(
         "--tls-client-ca", type=Path, metavar="FILE", help="only clients signed by this authority, PEM (mTLS)"
     )
+    listen.add_argument("--transport", type=Transport, choices=list(Transport), default=defaults.transport,
+                        help="grpc.aio, or gRPC over HTTP/2 of our own (default: %(default)s)")  # fmt: skip
     run = parser.add_argument_group("running")
     run.add_argument(
         "--ready-file", type=Path, metavar="FILE", help="JSON with pid and address, written once healthy"
@@ -42,8 +44,8 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--max-in-flight", type=count, default=defaults.max_in_flight, metavar="N",
                      help="most calls in flight; more are refused (default: %(default)s)")  # fmt: skip
     run.add_argument("--max-unaccepted", type=count, metavar="N",
-                     help="most calls that gRPC holds until they are let in or refused; more it ends with "
-                     "CANCELLED (default: half of --max-in-flight, at least 32)")  # fmt: skip
+                     help="most calls that grpc.aio holds until they are let in or refused; more it ends with "
+                     "CANCELLED; http2 holds none (default: half of --max-in-flight, at least 32)")  # fmt: skip
     run.add_argument("--max-streams", type=count, default=defaults.max_streams, metavar="N",
                      help="most streams open (default: %(default)s)")  # fmt: skip
     run.add_argument("--answer-margin-ms", type=_margin, default=DEFAULT_MARGIN_S * 1e3, metavar="MS",
@@ -88,6 +90,7 @@ def server_options(args: argparse.Namespace) -> ServerOptions:
         answer_margin_s=args.answer_margin_ms / 1e3,
         metrics_port=args.metrics_port,
         otlp_endpoint=args.otlp_endpoint,
+        transport=args.transport,
     )
 
 

@@ -7,6 +7,7 @@ explain a failure on several lines.
 import errno
 import os
 import socket
+import ssl
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,34 @@ class TlsFiles:
         return grpc.ssl_server_credentials(
             [(key, certificate)], root_certificates=client_ca, require_client_auth=client_ca is not None
         )
+
+    def context(self) -> ssl.SSLContext:
+        """Read the files for our own transport.
+
+        Raises:
+            StartError: A file cannot be read, or is no PEM of its kind.
+        """
+        for what, path in (
+            ("key", self.key),
+            ("certificate", self.certificate),
+            ("client CA", self.client_ca),
+        ):
+            if path is not None:
+                _read(f"TLS {what}", path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        try:
+            # Without a password function, OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(self.certificate, self.key, password=lambda: b"")
+            if self.client_ca is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(self.client_ca)
+        except (ssl.SSLError, ValueError) as e:
+            raise StartError(
+                f"the TLS files cannot be used ({e}): check that they are PEM and belong together", 2
+            ) from e
+        return context
 
 
 def claim_port(host: str, port: int) -> str:

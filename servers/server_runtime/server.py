@@ -1,10 +1,11 @@
-"""Run a grpc.aio server from bind to drain."""
+"""Run a gRPC server from bind to drain."""
 
 import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,8 @@ from server_runtime.admission import Admission
 from server_runtime.calls import CallInterceptor
 from server_runtime.deadlines import DEFAULT_MARGIN_S
 from server_runtime.errors import StartError
+from server_runtime.http2.server import Http2Server
+from server_runtime.http2.upkeep import Limits
 from server_runtime.listen import TlsFiles, claim_port, claim_unix_path
 from server_runtime.metrics import ServerMetrics
 from server_runtime.ready import remove_ready_file, write_ready_file
@@ -30,6 +33,15 @@ _LEAST_UNACCEPTED = 32
 _LATECOMERS_S = 0.05
 
 
+class Transport(StrEnum):
+    """What carries the calls."""
+
+    GRPC = "grpc"
+    """grpc.aio."""
+    HTTP2 = "http2"
+    """Our own, `server_runtime.http2`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
     """How a server listens and what it bounds.
@@ -42,7 +54,7 @@ class ServerOptions:
         ready_file: Written once the server is healthy, removed when it drains.
         grace_s: Time calls in flight have to finish when the server drains.
         max_in_flight: Most unary calls in flight; above it they are refused with RetryInfo.
-        max_unaccepted: Most calls that gRPC holds until this server takes them in, which it does some two thousand
+        max_unaccepted: Most calls that grpc.aio holds until this server takes them in, which it does some two thousand
             times a second; more it ends by itself, with CANCELLED. Longer, all would be too late when
             their turn comes. 0 for half of max_in_flight, and at least 32.
         max_calls_per_s: Most unary calls that come in per second; 0 for any number.
@@ -52,6 +64,7 @@ class ServerOptions:
         answer_margin_s: Time a call must have left of its deadline to be started.
         metrics_port: Serve Prometheus metrics there (0 picks a free port); None does not.
         otlp_endpoint: Send spans of traced calls to this OpenTelemetry collector; "" does not.
+        transport: What carries the calls.
     """
 
     host: str = "127.0.0.1"
@@ -69,6 +82,7 @@ class ServerOptions:
     answer_margin_s: float = DEFAULT_MARGIN_S
     metrics_port: int | None = None
     otlp_endpoint: str = ""
+    transport: Transport = Transport.GRPC
 
 
 class GrpcServer:
@@ -128,33 +142,42 @@ class GrpcServer:
         options = self.options
         if options.ready_file:
             remove_ready_file(options.ready_file)
-        credentials = options.tls.credentials() if options.tls else None
         target = (
             claim_unix_path(options.unix_path)
             if options.unix_path
             else claim_port(options.host, options.port)
         )
-        self._server = server = grpc.aio.server(
-            interceptors=[self._calls],
-            options=_channel_options(options),
-            # Health and reflection stay reachable when both bounds of ours are exhausted.
-            maximum_concurrent_rpcs=2 * (options.max_in_flight + options.max_streams) + 16,
-        )
+        self._server = server = self._made()
         for register in self._services.values():
             register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             [*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME], server
         )
-        port = _bind(server, target, credentials)
+        port = _bind(server, target, options)
         self.address = target if options.unix_path else f"{target.rpartition(':')[0]}:{port}"
-        if options.metrics_port is not None:
-            metrics_port = self.metrics.start_http(options.host, options.metrics_port)
-            self.metrics_address = f"{options.host}:{metrics_port}"
-        await server.start()
+        try:
+            if options.metrics_port is not None:
+                metrics_port = self.metrics.start_http(options.host, options.metrics_port)
+                self.metrics_address = f"{options.host}:{metrics_port}"
+            await server.start()
+        except BaseException:
+            await server.stop(None)
+            raise
         for name in self._services:
             await self.set_serving(name, True)
         return self.address
+
+    def _made(self) -> grpc.aio.Server:
+        options = self.options
+        # Health and reflection stay reachable when both bounds of ours are exhausted.
+        most = 2 * (options.max_in_flight + options.max_streams) + 16
+        if options.transport is Transport.HTTP2:
+            limits = Limits(max_streams=max(1024, most), max_message_bytes=options.max_message_bytes)
+            return Http2Server(self._calls, limits, max_calls=most)
+        return grpc.aio.server(
+            interceptors=[self._calls], options=_channel_options(options), maximum_concurrent_rpcs=most
+        )
 
     async def set_serving(self, name: str, serving: bool) -> None:
         """Change what health says of one service."""
@@ -226,11 +249,13 @@ class GrpcServer:
         _log.info("stopped")
 
 
-def _bind(server: grpc.aio.Server, target: str, credentials: grpc.ServerCredentials | None) -> int:
+def _bind(server: grpc.aio.Server, target: str, options: ServerOptions) -> int:
+    tls = options.tls
     try:
-        if credentials is None:
+        if tls is None:
             return int(server.add_insecure_port(target))
-        return int(server.add_secure_port(target, credentials))
+        own = options.transport is Transport.HTTP2
+        return int(server.add_secure_port(target, tls.context() if own else tls.credentials()))
     except RuntimeError as e:
         raise StartError(
             f"cannot listen on {target}: choose another address, or check the TLS files", 2

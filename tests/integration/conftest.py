@@ -1,4 +1,4 @@
-from fakes.transports import transport  # noqa: F401 - a fixture
+from fakes.transports import server_transport, transport  # noqa: F401 - fixtures
 from postgres_fixture import (  # noqa: F401 - fixtures
     own_postgres,
     postgres_programs,

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from fakes.engine_world import World
-from server_runtime.server import GrpcServer, ServerOptions
+from server_runtime.server import GrpcServer, ServerOptions, Transport
 from strategy.adapters.control import SERVICE, StrategyServicer, register
 from tradeserve.market.v1 import market_pb2
 from tradeserve.strategy.v1 import strategy_service_pb2 as pb
@@ -27,8 +27,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def stub(world: World) -> AsyncIterator[pb_grpc.StrategyServiceAsyncStub]:
-    server = GrpcServer(ServerOptions())
+async def stub(world: World, server_transport: Transport) -> AsyncIterator[pb_grpc.StrategyServiceAsyncStub]:
+    server = GrpcServer(ServerOptions(transport=server_transport))
     server.add_service(SERVICE, register(StrategyServicer(world.engine)))
     address = await server.start()
     async with grpc.aio.insecure_channel(address) as channel:

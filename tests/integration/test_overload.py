@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 
 from bench.overload_control import IdleEngine
 from fakes.similarity_index import state_arrays, unit_vectors, write_index
-from server_runtime.server import GrpcServer, ServerOptions
+from server_runtime.server import GrpcServer, ServerOptions, Transport
 from similarity_server.index import Match
 from similarity_server.keeper import IndexKeeper
 from similarity_server.loading import load_index
@@ -59,14 +59,14 @@ class Slow:
 
 @pytest.fixture
 async def served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server_transport: Transport
 ) -> AsyncIterator[tuple[pb_grpc.SimilarityServiceAsyncStub, Slow]]:
     write_index(tmp_path, state_arrays(500, DIMENSION))
     index, _ = load_index(tmp_path, "market_states")
     keeper = IndexKeeper(index)
     await keeper.start()
     slow = Slow(keeper, monkeypatch)
-    server = GrpcServer(ServerOptions())
+    server = GrpcServer(ServerOptions(transport=server_transport))
     servicer = SimilarityServicer(keeper, server.metrics, server.turns)
     server.add_service(
         SERVICE_NAME, lambda target: pb_grpc.add_SimilarityServiceServicer_to_server(servicer, target)
@@ -153,8 +153,11 @@ async def test_a_flooded_stream_stays_open_and_every_search_on_it_hears_somethin
     assert await call.read() == grpc.aio.EOF
 
 
-async def test_who_floods_the_control_service_does_not_keep_others_from_stopping_the_strategy() -> None:
-    server = GrpcServer(replace(control_options("127.0.0.1", 0), max_calls_per_s=1))
+async def test_who_floods_the_control_service_does_not_keep_others_from_stopping_the_strategy(
+    server_transport: Transport,
+) -> None:
+    options = control_options("127.0.0.1", 0)
+    server = GrpcServer(replace(options, max_calls_per_s=1, transport=server_transport))
     server.add_service(SERVICE, register(StrategyServicer(IdleEngine())))
     async with grpc.aio.insecure_channel(await server.start()) as channel:
         stub: strategy_grpc.StrategyServiceAsyncStub = strategy_grpc.StrategyServiceStub(channel)  # type: ignore[assignment]

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 
 from server_runtime import errors
 from server_runtime.listen import TlsFiles, claim_port, claim_unix_path
-from server_runtime.server import GrpcServer, ServerOptions
+from server_runtime.server import GrpcServer, ServerOptions, Transport
 
 NAME = "test.Gate"
 
@@ -90,12 +90,12 @@ Start = Callable[..., Awaitable[Running]]
 
 
 @pytest.fixture
-async def run() -> AsyncIterator[Start]:
+async def run(server_transport: Transport) -> AsyncIterator[Start]:
     running: list[Running] = []
 
     async def start(credentials: grpc.ChannelCredentials | None = None, **options: Any) -> Running:
         gate = Gate()
-        server = GrpcServer(ServerOptions(**{"grace_s": 10.0, **options}))
+        server = GrpcServer(ServerOptions(**{"grace_s": 10.0, "transport": server_transport, **options}))
         server.add_service(NAME, gate.register)
         address = await server.start()
         channel = (
@@ -361,10 +361,12 @@ async def test_metrics_count_calls_by_method_and_code(run: Start) -> None:
         await run(metrics_port=port)
 
 
-async def test_the_ready_file_is_there_while_the_server_serves(tmp_path: Path) -> None:
+async def test_the_ready_file_is_there_while_the_server_serves(
+    tmp_path: Path, server_transport: Transport
+) -> None:
     ready = tmp_path / "ready.json"
     ready.write_text("of an earlier run")
-    server = GrpcServer(ServerOptions(ready_file=ready))
+    server = GrpcServer(ServerOptions(ready_file=ready, transport=server_transport))
     server.add_service(NAME, Gate().register)
     serving = asyncio.create_task(server.serve({"index": {"name": "x"}}))
     until = time.monotonic() + 10

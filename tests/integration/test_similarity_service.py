@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from numpy.typing import NDArray
 
 from fakes.similarity_index import HOUR_NS, START_NS, state_arrays, unit_vectors, write_index
-from server_runtime.server import GrpcServer, ServerOptions
+from server_runtime.server import GrpcServer, ServerOptions, Transport
 from similarity_server.index import Limits
 from similarity_server.keeper import IndexKeeper
 from similarity_server.loading import load_index
@@ -66,7 +66,7 @@ class Served:
 
 
 @pytest.fixture
-async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+async def serve(tmp_path: Path, server_transport: Transport) -> AsyncIterator[Serve]:
     started: list[Served] = []
     keepers: list[IndexKeeper] = []
 
@@ -75,7 +75,8 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         index, _ = load_index(tmp_path / str(len(started)), "market_states", limits=Limits(max_added))
         keeper = IndexKeeper(index)
         await keeper.start()
-        server = GrpcServer(ServerOptions(**{"unix_path": tmp_path / f"s{len(started)}", **options}))
+        listen = {"unix_path": tmp_path / f"s{len(started)}", "transport": server_transport}
+        server = GrpcServer(ServerOptions(**{**listen, **options}))
         servicer = SimilarityServicer(keeper, server.metrics, server.turns)
         server.add_service(
             SERVICE_NAME, lambda target: pb_grpc.add_SimilarityServiceServicer_to_server(servicer, target)

@@ -13,7 +13,7 @@ import pytest
 from fakes.engine_world import World
 from fakes.otlp_collector import OtlpCollector
 from journal.rows import DecisionRow
-from server_runtime.server import GrpcServer, ServerOptions
+from server_runtime.server import GrpcServer, ServerOptions, Transport
 from server_runtime.tracing import Span, SpanSender, TraceParent, parse_traceparent
 from strategy.adapters.tracing import DecisionTracer
 
@@ -29,13 +29,13 @@ async def collector() -> AsyncIterator[OtlpCollector]:
     await made.stop()
 
 
-async def serve(endpoint: str) -> GrpcServer:
+async def serve(endpoint: str, transport: Transport = Transport.GRPC) -> GrpcServer:
     async def echo(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         if request == b"refuse":
             await context.abort(grpc.StatusCode.NOT_FOUND, "nothing")
         return request
 
-    server = GrpcServer(ServerOptions(otlp_endpoint=endpoint), name="echo")
+    server = GrpcServer(ServerOptions(otlp_endpoint=endpoint, transport=transport), name="echo")
     handlers = {"Say": grpc.unary_unary_rpc_method_handler(echo)}
     server.add_service(
         NAME,
@@ -47,8 +47,10 @@ async def serve(endpoint: str) -> GrpcServer:
     return server
 
 
-async def test_a_traced_call_becomes_a_span_of_its_callers_trace(collector: OtlpCollector) -> None:
-    server = await serve(await collector.start())
+async def test_a_traced_call_becomes_a_span_of_its_callers_trace(
+    collector: OtlpCollector, server_transport: Transport
+) -> None:
+    server = await serve(await collector.start(), server_transport)
     async with grpc.aio.insecure_channel(server.address) as channel:
         say = channel.unary_unary(f"/{NAME}/Say")
         header = (("traceparent", TraceParent(TRACE, PARENT).header),)
