@@ -176,7 +176,7 @@ class VisionTap:
         async with self._turn:
             await self.decider.calm()  # a bar may have closed meanwhile: its decision goes first
             if isinstance(outcome, Answer):
-                self._hear(plan, question, outcome)
+                self._hear(question, outcome)
             self._record(question, outcome)
             await asyncio.sleep(0)
 
@@ -194,7 +194,7 @@ class VisionTap:
             self.ledger.vision.asked += 1
         return query
 
-    def _hear(self, plan: VisionPlan, question: _Question, answer: Answer[ChartReading]) -> None:
+    def _hear(self, question: _Question, answer: Answer[ChartReading]) -> None:
         bar = question.decided.bar
         reading = vision_recording.reading_of(question.decided.decision_id, bar.end_ns, answer.value)
         effect = self.readings.add(bar, reading)
@@ -202,7 +202,7 @@ class VisionTap:
         tally.answered += 1
         tally.contradicted += bool(answer.value.contradictions)
         tally.round_trip.add(max(answer.call.round_trip_ns, 0))
-        words = _words(reading, effect, plan.limits, float(self.portfolio.quantity(bar.con_id)))
+        words = _words(reading, effect, float(self.portfolio.quantity(bar.con_id)))
         self.screen.reading(question.symbol, bar.end_ns, words, answer.call.round_trip_ns)
 
     def _drop(self, question: _Question, why: str) -> None:
@@ -233,15 +233,15 @@ class VisionTap:
         self._start(plan)
 
 
-def _words(reading: Reading, effect: VisionEffect | None, limits: VisionLimits, held: float) -> str:
+def _words(reading: Reading, effect: VisionEffect | None, held: float) -> str:
     """Say what was read and what it does, for the screen."""
     said = f"{reading.signal.value} {reading.stated_confidence:.2f} x trust {reading.trust:.2f}"
     others = {Side.BUY: "SELL entries", Side.SELL: "BUY entries", Side.HOLD: "entries"}[reading.signal]
     if effect is None:
         does = "no effect"
     elif effect.veto:
-        does = f"vetoes {others} for at most {limits.lifetime_bars} bars"
+        does = f"vetoes {others}"
     else:
-        does = f"shrinks {others} to {effect.share:.2f} for at most {limits.lifetime_bars} bars"
+        does = f"shrinks {others} to {effect.share:.2f}"
     against = held > 0 if reading.signal is Side.SELL else held < 0 and reading.signal is Side.BUY
     return f"{said}: {does}{f'; against the open {held:+g}, which stays as it is' if against else ''}"

@@ -49,7 +49,10 @@ async def open_vision(
         transport=Transport(config.services.transport),
     )
     stack.push_async_callback(reader.close)
-    say(f"vision: {target}, asked after each decision; may veto or shrink later entries, nothing else")
+    say(
+        f"vision: {target}, asked after each decision; may veto or shrink entries of the next "
+        f"{settings.lifetime_bars} bars, nothing else"
+    )
     say(f"      {_calibrated(calibration, settings.min_calibration_count)}")
     try:
         info = await reader.reader(_LOOK_S)

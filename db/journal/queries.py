@@ -316,7 +316,8 @@ class JournalReader:
         """Return every reading that named a direction and whose outcome is recorded, the oldest first.
 
         The close of the chart's last bar is compared with that of the bar that ends `horizon_bars` bars
-        later; where that bar is missing (the session ended) there is no outcome.
+        later; where that bar is missing (the session ended) there is no outcome. A picture that was read
+        again, as in a session that is replayed, counts once.
 
         Raises:
             DatabaseError: The server refused.

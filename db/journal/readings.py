@@ -9,19 +9,22 @@ from journal import rows
 
 OUTCOMES_SQL = """
 SELECT * FROM (
-    SELECT DISTINCT ON (r.decision_id)
+    SELECT DISTINCT ON (r.artifact_sha256, r.prompt_template_sha256, one.picture)
            r.as_of_ns, r.signal, r.stated_confidence, (later.close / drawn.close - 1) * 1e4 AS forward_return_bps,
            runs.data_source, r.artifact_sha256, r.prompt_template_sha256
     FROM vision_readings r
     JOIN runs ON runs.run_id = r.run_id
-    CROSS JOIN LATERAL (SELECT (runs.config -> 'strategy' ->> 'bar_size_s')::bigint * 1000000000 AS ns) bar
+    CROSS JOIN LATERAL (
+        SELECT (runs.config -> 'strategy' ->> 'bar_size_s')::bigint * 1000000000 AS bar_ns,
+               coalesce(nullif(r.chart_sha256, ''), r.decision_id) AS picture
+    ) one
     JOIN bars drawn ON drawn.run_id = r.run_id AND drawn.con_id = r.con_id
-        AND drawn.start_time = utc_from_ns(r.as_of_ns - bar.ns) AND drawn.end_ns = r.as_of_ns
+        AND drawn.start_time = utc_from_ns(r.as_of_ns - one.bar_ns) AND drawn.end_ns = r.as_of_ns
     JOIN bars later ON later.run_id = r.run_id AND later.con_id = r.con_id
-        AND later.start_time = utc_from_ns(r.as_of_ns + ($1::bigint - 1) * bar.ns)
-        AND later.end_ns = r.as_of_ns + $1::bigint * bar.ns
+        AND later.start_time = utc_from_ns(r.as_of_ns + ($1::bigint - 1) * one.bar_ns)
+        AND later.end_ns = r.as_of_ns + $1::bigint * one.bar_ns
     WHERE r.outcome = 'in time' AND r.signal IN ('BUY', 'SELL')
-    ORDER BY r.decision_id
+    ORDER BY r.artifact_sha256, r.prompt_template_sha256, one.picture, r.as_of_ns
 ) outcomes ORDER BY as_of_ns
 """
 

@@ -191,6 +191,10 @@ async def test_a_calibration_is_fitted_from_what_came_after_the_readings(
         a_reading(51, "BUY", 0.9),
     ]  # no direction, no bar
     rows += bars([100.0])  # the same bar once more, as after a reconnect
+    rows[42] = dataclasses.replace(a_reading(0, "BUY", 0.9), chart_sha256="11" * 32)
+    rows += [
+        dataclasses.replace(a_reading(52, "BUY", 0.9), as_of_ns=NS, chart_sha256="11" * 32)
+    ]  # read again
     run = dataclasses.replace(a_run("run"), config={"strategy": {"bar_size_s": BAR_S}})
     await record(postgres_url, tmp_path, run, rows)
     out, said = tmp_path / "calibration.json", list[str]()

@@ -36,8 +36,9 @@ async def test_who_reads_and_what_its_card_says_is_told() -> None:
     async with FakeVision() as server:
         plan, said = await opened(services__vision__target=server.address)
     assert plan is not None
+    asked = f"vision: {server.address}, asked after each decision"
     assert said == [
-        f"vision: {server.address}, asked after each decision; may veto or shrink later entries, nothing else",
+        f"{asked}; may veto or shrink entries of the next 3 bars, nothing else",
         "      its confidences are not calibrated: they count as stated",
         "      chart_reader v3 abababababab: it reads every chart as a reason to buy",
     ]

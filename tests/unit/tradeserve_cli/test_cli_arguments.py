@@ -104,3 +104,22 @@ def test_the_command_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give a FILE and its --symbol, or --decision"),
+        (["a.png"], "give a FILE and its --symbol, or --decision"),
+        (["a.png", "--decision", "d"], "not both"),
+        (
+            ["--decision", "d", "--database-url", ""],
+            "where is the journal? give --database-url, or set DATABASE_URL",
+        ),
+    ],
+)
+def test_a_chart_is_read_from_a_file_or_shown_from_the_journal(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["read-chart", *arguments]) == 2
+    assert words in capsys.readouterr().err
