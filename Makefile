@@ -86,12 +86,13 @@ SYMBOLS ?=
 GATEWAY ?=
 TRITON ?=
 SIMILARITY ?=
+VISION ?=
 CONFIG ?=
 SEED ?= 7
 ARGS ?=
 STACK = $(BIN)/python -m local_stack --session "$(SESSION)" --speed "$(SPEED)" --seed "$(SEED)" \
 	--symbols "$(SYMBOLS)" --gateway "$(GATEWAY)" --triton "$(TRITON)" --similarity "$(SIMILARITY)" \
-	$(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+	--vision "$(VISION)" $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
 
 .PHONY: psql
 psql: $(RUN_STAMP) ## Open psql on the recorded data (SQL="select …" runs one statement)
@@ -106,7 +107,7 @@ show: $(RUN_STAMP) ## Print everything that belongs to one decision (DECISION=id
 	@$(BIN)/python -m journal show "$(DECISION)"
 
 .PHONY: run
-run: $(RUN_STAMP) $(if $(TRITON),,$(TRITON_STAMP)) ## Trade one session on paper (SESSION= SPEED= SYMBOLS= GATEWAY= TRITON= SIMILARITY= CONFIG= DATABASE_URL=)
+run: $(RUN_STAMP) $(if $(TRITON),,$(TRITON_STAMP)) ## Trade one session on paper (SESSION= SPEED= SYMBOLS= GATEWAY= TRITON= SIMILARITY= VISION=on|off|host:port CONFIG= DATABASE_URL=)
 	@$(STACK)
 
 # --- checks and tests -------------------------------------------------------------------------
