@@ -98,8 +98,8 @@ def variable(server: str) -> str:
 def how_to_name(server: str) -> str:
     """Return how a person can say where a server is."""
     ways = f"give --{server} host:port, set {variable(server)}, or name it in --config FILE"
-    if server == "vision":  # no part of the local stack
-        return ways
+    if server == "vision":  # not in every local stack
+        ways = f"`make venv-vllm` once for it, {ways}"
     build_dir = os.environ.get(BUILD_DIR_VARIABLE) or DEFAULT_BUILD_DIR
     return (
         f"start `make run` (its addresses are looked for in {build_dir}/runs; {BUILD_DIR_VARIABLE} names "

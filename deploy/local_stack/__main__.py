@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from local_stack import stack
-from local_stack.plan import Options
+from local_stack.plan import OFF, ON, Options
 from local_stack.process import StackError
 
 
@@ -20,6 +20,10 @@ def _host_port(text: str) -> str:
     if text and not (colon and host and port.isdigit() and 0 < int(port) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is not host:port")
     return text
+
+
+def _vision(text: str) -> str:
+    return text if text in (ON, OFF) else _host_port(text)
 
 
 def _speed(text: str) -> float | None:
@@ -46,8 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="local_stack",
         allow_abbrev=False,  # what it does not know is the simulator's
-        description="Start Postgres, Triton, the similarity server and the IB Gateway simulator on this "
-        "machine, trade one session on paper, print a report, and stop everything. Options that are not "
+        description="Start Postgres, Triton, the similarity server, the IB Gateway simulator and, where vLLM is "
+        "installed, the vision server on this machine, "
+        "trade one session on paper, print a report, and stop everything. Options that are not "
         "listed here go to the simulator: see python -m gateway_simulator --help. With make: ARGS='…'.",
     )
     parser.add_argument(
@@ -68,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         "--similarity", type=_host_port, default="", help="host:port of a similarity server elsewhere"
     )
     parser.add_argument(
+        "--vision",
+        type=_vision,
+        default="",
+        help="on, off, or host:port of a vision server elsewhere (default: on where `make venv-vllm` was run)",
+    )
+    parser.add_argument(
         "--config", type=Path, default=None, help="strategy configuration on top of the defaults (TOML)"
     )
     parser.add_argument(
@@ -78,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--triton-venv", type=Path, default=None, help="Triton's environment (default: venv-triton in there)"
+    )
+    parser.add_argument(
+        "--vllm-venv", type=Path, default=None, help="vLLM's environment (default: venv-vllm in there)"
     )
     parser.add_argument(
         "--strategy-arg", action="append", default=[], help="handed to the strategy; repeatable"
@@ -105,11 +119,13 @@ def main() -> int:
         gateway=arguments.gateway,
         triton=arguments.triton,
         similarity=arguments.similarity,
+        vision=arguments.vision,
         database_url=os.environ.get("DATABASE_URL", ""),
         config=arguments.config,
         build_dir=arguments.build_dir,
         model_repository=arguments.model_repository,
         triton_venv=arguments.triton_venv,
+        vllm_venv=arguments.vllm_venv,
         gateway_arguments=tuple(for_simulator),
         strategy_arguments=tuple(arguments.strategy_arg),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,13 @@ from typing import Any
 
 from local_stack.process import Service, StackError
 from triton_server.launcher import unavailable_reason
+from vision_server.installation import is_installed
 
 DEFAULT_BUILD_DIR = Path("build")
 OTHER_SWITCHES = "SIMILARITY=host:port, GATEWAY=host:port, DATABASE_URL=postgresql://…"
+ON, OFF = "on", "off"
+# Readings are off the order path; what is on it goes first on a machine of few processors.
+_VISION_NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,14 @@ class Options:
         gateway: host:port of a real IB Gateway; "" for the simulator.
         triton: host:port of a Triton that runs elsewhere; "" for a local one.
         similarity: host:port of a similarity server that runs elsewhere; "" for a local one.
+        vision: host:port of a vision server that runs elsewhere, "on" or "off" for a local one; "" for a local
+            one where its environment was built.
         database_url: Of a real Postgres; "" for the embedded one.
         config: Strategy configuration on top of the defaults; None for the defaults alone.
         build_dir: Where runs, logs and the embedded database go.
         model_repository: What Triton loads.
         triton_venv: Triton's environment; None for the one in build_dir.
+        vllm_venv: vLLM's environment; None for the one in build_dir.
         gateway_arguments: Handed to the simulator as they are.
         strategy_arguments: Handed to the strategy as they are.
     """
@@ -44,11 +52,13 @@ class Options:
     gateway: str = ""
     triton: str = ""
     similarity: str = ""
+    vision: str = ""
     database_url: str = ""
     config: Path | None = None
     build_dir: Path = DEFAULT_BUILD_DIR
     model_repository: Path = Path("model_repository")
     triton_venv: Path | None = None
+    vllm_venv: Path | None = None
     gateway_arguments: tuple[str, ...] = ()
     strategy_arguments: tuple[str, ...] = field(default=())
 
@@ -106,6 +116,37 @@ def similarity(folder: Path) -> Service:
     return Service("similarity", command, folder, restart_command=_on_same_port(command))
 
 
+def starts_vision(options: Options) -> bool:
+    """Return whether a local vision server belongs to the run."""
+    return options.vision == ON or (not options.vision and is_installed(_vllm_venv(options)))
+
+
+def vision(options: Options, folder: Path) -> Service:
+    """Return the local vision server, on a port that is known before it is healthy.
+
+    Raises:
+        StackError: Its environment is missing.
+    """
+    venv = _vllm_venv(options)
+    if not is_installed(venv):
+        raise StackError(
+            f"no environment of vLLM in {venv}: run `make venv-vllm` (2.5 GB), or VISION=off, or VISION=host:port"
+        )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = _python("vision_server", "--port", str(port), "--venv", str(venv.resolve()))
+    command += ["--nice", str(_VISION_NICENESS)]
+    return Service(
+        "vision", command, folder, start_timeout_s=180, restart_command=lambda _: command,
+        ready={"address": f"127.0.0.1:{port}"},
+    )  # fmt: skip
+
+
+def _vllm_venv(options: Options) -> Path:
+    return options.vllm_venv or options.build_dir / "venv-vllm"
+
+
 def gateway(options: Options, folder: Path) -> Service:
     """Return the simulated IB Gateway."""
     command = _python(
@@ -132,7 +173,7 @@ def strategy(
 
     Args:
         options: What the user chose.
-        addresses: gateway, triton, similarity -> host:port.
+        addresses: gateway, triton, similarity, vision -> host:port; no vision, or "": it is off.
         session: The simulator's description of the session; None on a real gateway.
         folder: Of this run.
     """
@@ -143,6 +184,8 @@ def strategy(
         "services.triton.target": addresses["triton"],
         "services.similarity.target": addresses["similarity"],
     }
+    if addresses.get("vision"):
+        settings["services.vision.target"] = addresses["vision"]
     command = _python(
         "strategy",
         "run",

@@ -40,6 +40,7 @@ class Stack:
         self._began = time.monotonic()
         self._services: list[Service] = []
         self._supervisor = Supervisor(say)
+        self._joining: asyncio.Task[None] | None = None
         self._strategy: asyncio.subprocess.Process | None = None
         self._interrupts = 0
         self._interrupted = asyncio.Event()
@@ -100,7 +101,13 @@ class Stack:
     async def _start_and_trade(self) -> int:
         options = self._options
         database_url = options.database_url
-        addresses = {"gateway": options.gateway, "triton": options.triton, "similarity": options.similarity}
+        elsewhere_vision = "" if options.vision in (plan.ON, plan.OFF) else options.vision
+        addresses = {
+            "gateway": options.gateway,
+            "triton": options.triton,
+            "similarity": options.similarity,
+            "vision": elsewhere_vision,
+        }
         session: dict[str, Any] | None = None
         starting: list[Service] = []
         if not database_url:
@@ -114,6 +121,16 @@ class Stack:
         for name, elsewhere in (*addresses.items(), ("postgres", _without_password(database_url))):
             if elsewhere:
                 self._say(f"{name}: using {elsewhere}")
+        if plan.starts_vision(options):
+            vision = plan.vision(options, self.folder)
+            addresses["vision"] = vision.address
+            if options.vision:  # it was asked for, so it is waited for
+                self._say("vision: loading the model; the others start beside it")
+                starting.append(vision)
+            else:
+                self._joining = asyncio.create_task(self._join(vision))
+        elif not addresses["vision"]:
+            self._say("vision: off (no charts are read; `make venv-vllm` once, or VISION=host:port)")
         await self._start(starting)
         for service in starting:
             if service.name == "postgres":
@@ -143,6 +160,18 @@ class Stack:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _join(self, service: Service) -> None:
+        """Start a server that the session does not need, beside the others."""
+        self._services.append(service)
+        self._say(f"{service.name}: starting; the session does not wait for it")
+        try:
+            took_s = await service.start()
+        except StackError as error:
+            self._say(f"    ! {error}; the session goes on without it")
+            return
+        self._say(f"{service.name}: healthy at {service.address} after {took_s:.1f} s")
+        self._supervisor.watch(service)
+
     async def _trade(
         self, addresses: dict[str, str], session: dict[str, Any] | None, database_url: str
     ) -> int:
@@ -163,6 +192,9 @@ class Stack:
 
     async def _stop_all(self) -> None:
         self._addresses_file.unlink(missing_ok=True)  # `tradeserve` looks for it
+        if self._joining is not None:
+            self._joining.cancel()
+            await asyncio.gather(self._joining, return_exceptions=True)
         await self._supervisor.stop()
         if self._strategy is not None and self._strategy.returncode is None:
             self._say(f"strategy: did not stop within {_STRATEGY_STOP_S:.0f} s; killed")

@@ -64,6 +64,8 @@ def build_parser() -> cli.Parser:
                          help="largest width and height of a chart (default: %(default)s)")  # fmt: skip
     reading.add_argument("--max-tokens", type=cli.count, metavar="N",
                          help="most tokens of an answer (default: the card's)")  # fmt: skip
+    parser.add_argument("--nice", type=_niceness, default=0, metavar="N",
+                        help="how much to give way to other processes, 0 to 19 (default: %(default)s)")  # fmt: skip
     cli.add_server_options(parser)
     # What waits and what is read is bounded here; the bound on calls must not refuse before that.
     parser.set_defaults(max_in_flight=256)
@@ -87,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             card = replace(card, sampling=replace(card.sampling, max_tokens=args.max_tokens))
         if not args.api_url:
             installation.enter(args.venv, given)
+        os.nice(args.nice)
         server = GrpcServer(options, name="vision")
         asyncio.run(_serve(args, server, card, _engine(args, card)))
     except StartError as e:
@@ -180,6 +183,12 @@ def _seconds(text: str) -> float:
     if not 0 <= value <= 86_400:
         raise argparse.ArgumentTypeError(f"{text!r} is out of range: give seconds from 0 to 86400")
     return value
+
+
+def _niceness(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 19:
+        raise argparse.ArgumentTypeError(f"{text!r} is no niceness: give a whole number from 0 to 19")
+    return int(text)
 
 
 def _side(text: str) -> int:

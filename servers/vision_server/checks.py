@@ -19,7 +19,7 @@ _NS = 1_000_000_000
 _DATE = re.compile(r"(?<![\d.-])(\d{4})-(\d{2})-(\d{2})(?:[ T](\d{2}):(\d{2}))?(?!\d)")
 _PRICE = re.compile(
     r"\b(?:at|near|above|below|to|from|level|levels|support|resistance|neckline|low|high|last|close|target|stop)"
-    r" (?:of |at |near )?\$?(\d{1,9}(?:\.\d{1,8})?)(?![\w%]|\.\d|-\d| ?(?:%|bps|bars?\b|percent))"
+    r" (?:of |at |near )?\$?(\d{1,9}(?:\.\d{1,8})?)(?![\w%:/]|\.\d|-\d| ?(?:%|bps|bars?\b|percent))"
 )
 _FALLING = frozenset(
     {

@@ -9,3 +9,4 @@ from postgres_fixture import (  # noqa: F401 - fixtures
 )
 from served_models import real_similarity, real_triton  # noqa: F401 - fixtures
 from stack_process import stacks  # noqa: F401 - a fixture
+from vision_processes import real_vision  # noqa: F401 - a fixture
