@@ -115,6 +115,11 @@ def test_a_calibrated_reading_counts_by_its_probability() -> None:
 
 def test_a_reader_that_was_right_no_more_often_than_a_coin_is_not_heard() -> None:
     assert effect(replace(READING, stated_confidence=0.625), CALIBRATION) is None
+    easily = replace(LIMITS, veto_weight=0.3)
+    coin = replace(READING, stated_confidence=0.625, trust=1.0)
+    now = {"now_ns": NOW_NS, "event_ns": AS_OF_NS + BAR_NS, "bar_ns": BAR_NS}
+    assert effect_of(coin, CALIBRATION, easily, **now) is None
+    assert effect_of(coin, None, easily, **now) is not None
 
 
 @pytest.mark.parametrize(

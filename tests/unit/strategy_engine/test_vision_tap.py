@@ -245,9 +245,10 @@ async def test_nothing_is_drawn_or_heard_while_a_decision_is_made(world: World) 
     reader.gate.set()
     for _ in range(20):
         await asyncio.sleep(0)
-    assert not rows(world, VisionReadingRow)
+    early = rows(world, VisionReadingRow)
     world.forecaster.gate.set()
     await heard(world, 2)
+    assert not early
 
 
 async def test_the_run_ends_although_nobody_reads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

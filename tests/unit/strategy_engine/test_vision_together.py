@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fakes.fake_reader import FakeReader, plan
 from fakes.fake_world import BAR_S, START_NS, FakeBroker, FakeClock, FakeForecaster, MemoryJournal
@@ -15,6 +17,7 @@ from fakes.waiting import until
 from journal.rows import VisionReadingRow
 from market.events import Bar, Instrument
 from strategy import config
+from strategy.chart_question import picture_of
 from strategy.core.values import OrderIntent
 from strategy.decider import Decided, Decider
 from strategy.ledger import RunLedger
@@ -126,8 +129,15 @@ async def test_charts_of_bars_that_close_together_are_asked_at_once_up_to_the_bo
 
 
 async def test_no_chart_is_drawn_while_another_instruments_decision_is_being_made(
-    several: Callable[[int], Several],
+    several: Callable[[int], Several], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    drawn: list[str] = []
+
+    def spied(symbol: str, bars: Sequence[Bar]) -> NDArray[np.uint8]:
+        drawn.append(symbol)
+        return picture_of(symbol, bars)
+
+    monkeypatch.setattr("strategy.vision.picture_of", spied)
     world = several(4)
     first = await world.decide(1)
     world.forecaster.gate = asyncio.Event()
@@ -136,8 +146,9 @@ async def test_no_chart_is_drawn_while_another_instruments_decision_is_being_mad
     world.tap.decided(first)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert world.ledger.vision.asked == 0
+    early = world.tap.in_flight, list(drawn)
     world.forecaster.gate.set()
     await second
+    assert early == (1, [])
     await until(lambda: world.asked() == [1])
     await world.tap.close(0.01)
