@@ -15,6 +15,7 @@ import structlog
 
 from server_runtime import cli, logs
 from server_runtime.errors import StartError
+from server_runtime.listen import claim_port
 from server_runtime.server import GrpcServer
 from tradeserve.vision.v1 import chart_reading_service_pb2_grpc as pb_grpc
 from vision_server import installation
@@ -89,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             card = replace(card, sampling=replace(card.sampling, max_tokens=args.max_tokens))
         if not args.api_url:
             installation.enter(args.venv, given)
+        if options.port and not options.unix_path:
+            claim_port(options.host, options.port)  # before a model is loaded for nothing
         os.nice(args.nice)
         server = GrpcServer(options, name="vision")
         asyncio.run(_serve(args, server, card, _engine(args, card)))
