@@ -45,7 +45,7 @@ async def test_who_reads_and_what_its_card_says_is_told() -> None:
     assert recorded_plan(plan) == {
         "vision_limits": {
             "lifetime_bars": 3,
-            "min_trust": 0.5,
+            "min_trust": 0.6,
             "veto_weight": 0.6,
             "smallest_share": 0.25,
             "min_calibration_count": 300,
