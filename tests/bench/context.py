@@ -29,6 +29,7 @@ class Size:
         late_calls: Calls timed around their deadline.
         calls: Calls per model of the comparison call by call.
         charts: Charts drawn with mplfinance; ours are drawn ten times as often.
+        vision_charts: Charts read one after the other in each way; 0 leaves that section out.
         similarity_states: States in the index of the similarity section.
         similarity_searches: Queries of its recall and of the hop.
         similarity_turns: Times that it searches with and without states being added.
@@ -50,6 +51,7 @@ class Size:
     late_calls: int = 12_000
     calls: int = 2000
     charts: int = 30
+    vision_charts: int = 40
     similarity_states: int = 1_000_000
     similarity_searches: int = 1_000
     similarity_turns: int = 8
@@ -74,6 +76,7 @@ SMOKE = Size(
     late_calls=80,
     calls=20,
     charts=2,
+    vision_charts=0,  # vLLM takes longer to start than all the rest takes
     similarity_states=3_000,
     similarity_searches=20,
     similarity_turns=1,

@@ -21,7 +21,7 @@ class Figure:
     Attributes:
         name: In lower case with its unit or meaning last, for example decision_p50_ms.
         value: The number.
-        unit: "ms", "ratio", "share", "count" or "GB".
+        unit: "ms", "ratio", "share", "count", "GB" or "1/s".
         says: One sentence: what was measured against what.
         detail: Everything behind it; goes into the JSON.
     """

@@ -24,6 +24,7 @@ from bench import (
     servers,
     similarity,
     triton,
+    vision,
 )
 from bench.context import SMOKE, Bench, Size, UnavailableError
 from bench.figures import Figure
@@ -46,6 +47,7 @@ SECTIONS: tuple[tuple[str, Section], ...] = (
     ("STAC-ML models", triton.measure_stac),
     ("charts", charts.measure),
     ("overload", overload.measure),
+    ("vision", vision.measure),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench import vision
 from fakes.charts_to_read import chart_query
 from tradeserve.vision.v1 import chart_reading_service_pb2_grpc as rpc
 from tradeserve_client.answers import Answer, NoAnswer, Reason
@@ -79,6 +81,19 @@ async def test_a_call_that_is_cancelled_is_aborted_in_the_vllm_behind_the_api(
     async with grpc.aio.insecure_channel(over_http.address) as channel:
         stub = rpc.ChartReadingServiceStub(channel)
         await assert_cancelling_aborts(stub, over_http.figures, lambda: figures_at(f"{api}/metrics"))
+
+
+async def test_the_benchmark_measures_all_of_it(
+    api: str, over_http: RunningVision, real_vision: RunningVision
+) -> None:
+    figures = await vision.compare(vision.Places(real_vision.address, over_http.address, api), 3, 2)
+    assert {figure.name for figure in figures} == {
+        "vision_p50_ms",
+        "vision_first_token_p50_ms",
+        "vision_rps_64",
+        "vision_overhead",
+    }
+    assert all(math.isfinite(figure.value) and figure.value > 0 for figure in figures)
 
 
 def failed(*arguments: str) -> tuple[int, str]:
