@@ -26,7 +26,8 @@ def bound(target: str) -> socket.socket:
 
 
 def _bound(family: int, address: object) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends without Nagle's delay only where the protocol is named.
+    made = socket.socket(family, socket.SOCK_STREAM, 0 if family == socket.AF_UNIX else socket.IPPROTO_TCP)
     try:
         if family != socket.AF_UNIX:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
