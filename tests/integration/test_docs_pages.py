@@ -14,6 +14,7 @@ import pytest
 
 from doc_pages import blocks, changes_models, commands_of, pages, programs_of
 from fakes.engine_world import World
+from fakes.fake_vision import FakeVision
 from served_models import ROOT, triton_on
 from server_runtime.server import GrpcServer, ServerOptions
 from strategy.adapters.control import SERVICE, StrategyServicer, register
@@ -37,6 +38,13 @@ async def strategy(tmp_path: Path) -> AsyncIterator[str]:
     await world.stop()
 
 
+@pytest.fixture
+async def vision() -> AsyncIterator[str]:
+    """The fake: tests/contract holds the real one to the same, and takes longer to start than these pages."""
+    async with FakeVision() as server:
+        yield server.address
+
+
 async def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -55,13 +63,14 @@ async def run(command: list[str], folder: Path, environment: Mapping[str, str]) 
     "page", [page for page in RUNNABLE if page not in CHANGING], ids=lambda page: page.stem
 )
 async def test_the_code_and_the_commands_of_a_page_run(
-    page: Path, tmp_path: Path, real_triton: str, real_similarity: str, strategy: str
+    page: Path, tmp_path: Path, real_triton: str, real_similarity: str, strategy: str, vision: str
 ) -> None:
     folder = tmp_path / "page"
     folder.mkdir()
     addresses = {
         "localhost:8001": real_triton,
         "localhost:8101": real_similarity,
+        "localhost:8201": vision,
         "localhost:8301": strategy,
     }
 
