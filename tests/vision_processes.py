@@ -117,7 +117,7 @@ def vllm_api(
         "--port",
         str(port),
     ]
-    command += ["--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "8"]
+    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "8"]
     command += ["--kv-cache-memory-bytes", str(64 << 20), "--mm-processor-cache-gb", "0"]
     command += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}']
     command += [

@@ -22,6 +22,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from acceptance.vision_equality import compare
 from fakes.charts_to_read import chart_query
 from market.chart import ChartOptions, columns_of_window, draw, encode_png
 from tradeserve.vision.v1 import chart_reading_service_pb2 as pb
@@ -122,6 +123,12 @@ async def test_the_same_chart_gives_the_same_answer_alone_or_in_a_batch(client: 
     assert alone.record is not None
     assert together[0].record is not None
     assert together[0].record.raw_output == alone.record.raw_output
+
+
+async def test_vllm_says_what_transformers_says(real_vision: RunningVision, tmp_path: Path) -> None:
+    found = await compare(real_vision.address, 8, tmp_path)  # tests/acceptance has it for 512
+    assert found.charts == 8
+    assert found.equal == 8, found.first_difference
 
 
 async def test_nothing_that_is_said_beside_the_chart_changes_more_than_words(

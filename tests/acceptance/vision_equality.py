@@ -1,0 +1,110 @@
+"""Compare what our server reads with what transformers' `generate` says of the same charts, to the byte.
+
+`build/venv/bin/python tests/acceptance/vision_equality.py --charts 512`; needs build/venv-vllm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "tests"))
+
+from fakes.charts_to_read import chart_query  # noqa: E402
+from tradeserve_client.answers import Answer  # noqa: E402
+from tradeserve_client.chart_reading import ChartReadingClient  # noqa: E402
+from tradeserve_client.replicas import ReplicaLimits  # noqa: E402
+from vision_processes import VLLM_VENV, vision_on  # noqa: E402
+from vision_prompt import answer_schema  # noqa: E402
+from vision_server.checkpoint import PACKAGED, load_card  # noqa: E402
+
+_AT_ONCE = 32
+_BUDGET_S = 300.0
+_FIRST_SEED = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """How often both said the same.
+
+    Attributes:
+        charts: Compared.
+        equal: The same to the byte.
+        first_difference: What each said of the first chart on which they differ; "" when on none.
+    """
+
+    charts: int
+    equal: int
+    first_difference: str
+
+
+async def compare(address: str, charts: int, folder: Path) -> Equality:
+    """Read charts with a server that runs the packaged checkpoint, then with transformers.
+
+    Args:
+        address: Of the server.
+        charts: How many.
+        folder: For the questions.
+    """
+    client = ChartReadingClient(address, limits=ReplicaLimits(max_in_flight=2 * _AT_ONCE))
+    jobs: list[str] = []
+    ours: list[str] = []
+    sampling = load_card(PACKAGED / "card.json").sampling
+    try:
+        for first in range(0, charts, _AT_ONCE):
+            seeds = range(_FIRST_SEED + first, _FIRST_SEED + min(first + _AT_ONCE, charts))
+            queries = [chart_query(seed) for seed in seeds]
+            outcomes = await asyncio.gather(
+                *(client.read_chart(query, budget=_BUDGET_S) for query in queries)
+            )
+            for query, outcome in zip(queries, outcomes, strict=True):
+                if not isinstance(outcome, Answer) or outcome.value.record is None:
+                    raise RuntimeError(f"a chart was not read: {outcome}")
+                record = outcome.value.record
+                before, after = record.prompt.split("{chart}")
+                job = {"before": before, "after": after, "schema": answer_schema()}
+                png = base64.b64encode(query.chart_png).decode()
+                jobs.append(json.dumps({**job, "png": png, "max_tokens": sampling.max_tokens}))
+                ours.append(record.raw_output)
+    finally:
+        await client.close()
+    questions = folder / "questions.jsonl"
+    questions.write_text("\n".join(jobs) + "\n")
+    python, script = VLLM_VENV / "bin" / "python", Path(__file__).with_name("hf_generate.py")
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [str(python), str(script), str(PACKAGED), str(questions)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    theirs = [json.loads(line) for line in done.stdout.splitlines()]
+    pairs = list(zip(ours, theirs, strict=True))
+    different = [f"ours: {one}\ntheirs: {other}" for one, other in pairs if one != other]
+    return Equality(len(pairs), len(pairs) - len(different), different[0] if different else "")
+
+
+def main() -> int:
+    """Compare and print; 0 when all are equal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--charts", type=int, default=512)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, vision_on(Path(name)) as running:
+        found = asyncio.run(compare(running.address, arguments.charts, Path(name)))
+    print(
+        f"{found.equal} of {found.charts} charts: the same answer to the byte\n{found.first_difference}".strip()
+    )
+    return 0 if found.equal == found.charts else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
