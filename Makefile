@@ -191,6 +191,10 @@ fuzz: $(STAMP) ## Send malformed requests to our servers (COUNT=1000000)
 models: $(VENV)/.extras-cpu-dev-export ## Train and export every model and the index (DATA=../shared/data)
 	@$(BIN)/python -m model_export all --data "$(DATA)"
 
+.PHONY: vlm
+vlm: $(VENV)/.extras-cpu-dev-export ## Train the small chart reader on generated charts (VLM_SEED=1 VLM_DEVICE=cpu|cuda; some hours on one core)
+	@nice -n 19 $(BIN)/python -m model_export vlm --seed "$(or $(VLM_SEED),1)" --device "$(or $(VLM_DEVICE),cpu)"
+
 .PHONY: clean
 clean: ## Remove everything that was built, the embedded database too
 	@rm -rf build

@@ -1,4 +1,4 @@
-"""Command line: train, export, index, all, configs, check, pin."""
+"""Command line: train, export, index, all, vlm, configs, check, pin."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--model", choices=sorted(MODELS), action="append", help="only this one")
         if name in ("train", "all"):
             command.add_argument("--steps", type=int, help="fewer steps: a placeholder, and the card says so")
+    vlm = commands.add_parser(
+        "vlm", help="train the small chart reader from nothing but a seed (no data needed)"
+    )
+    vlm.add_argument("--seed", type=int, default=1, help="of all that varies (default: the committed one's)")
+    vlm.add_argument("--out", type=Path, help="where the checkpoint goes (default: the vision server's)")
+    vlm.add_argument("--work", type=Path, help="for examples and weights on the way (default: build/vlm)")
+    vlm.add_argument(
+        "--device", default="cpu", help="cpu, or cuda where there is one (other weights than on a CPU)"
+    )
+    vlm.add_argument("--processes", type=int, default=2, help="that make examples")
     commands.add_parser("configs", help="write the Triton configs again from the cards")
     commands.add_parser("check", help="check every artifact against its card, configs and contract")
     commands.add_parser("pin", help="write the artifacts' sha256 into clients/strategy/strategy.toml")
@@ -66,6 +76,9 @@ def _run(args: argparse.Namespace) -> None:
         for name in MODELS:
             print(write_configs(name, layout), flush=True)
         return
+    if args.command == "vlm":
+        _vlm(args)
+        return
     from model_export.data import load_series
 
     series = load_series(args.data)
@@ -93,6 +106,15 @@ def _run(args: argparse.Namespace) -> None:
     if args.command == "all":
         _pin(layout)
         _check(layout)
+
+
+def _vlm(args: argparse.Namespace) -> None:
+    from model_export.vlm.recipe import make_reader
+
+    out = args.out or args.root / "servers/vision_server/checkpoint"
+    work = args.work or args.root / "build/vlm"
+    card = make_reader(work, out, args.root, seed=args.seed, processes=args.processes, device=args.device)
+    print(f"{out}: {card['statement']}", flush=True)
 
 
 def _check(layout: Layout) -> None:

@@ -1,0 +1,115 @@
+"""Prompts and answers as tokens: what is the same for every chart, what is not, and where each token stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model_export.chart_patterns import TRAINING, plant
+from model_export.chart_styles import random_symbol
+from model_export.vlm.examples import words_of
+from model_export.vlm.shape import VisionShape
+from model_export.vlm.tokenizer import SPECIALS, Vocabulary, learn
+from vision_prompt import answer_schema, load_template
+
+IGNORED = -100
+END, _START = SPECIALS.index("<|im_end|>"), SPECIALS.index("<|im_start|>")
+_VISION_START, _VISION_END = SPECIALS.index("<|vision_start|>"), SPECIALS.index("<|vision_end|>")
+_VOCABULARY_SEED, _VOCABULARY_EXAMPLES = 5, 420
+_AFTER_LEVELS = ', "signal"'
+_HEAVY = 4.0
+"""Weight of the tokens of patterns and levels: the rest of an answer follows from them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Dialogues from the first token after the picture on, padded on the right.
+
+    Attributes:
+        tokens: (batch, tokens) ids.
+        wanted: (batch, tokens) the id that shall come next, IGNORED where it does not matter.
+        weight: (batch, tokens) of the loss.
+    """
+
+    tokens: Tensor
+    wanted: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """How a conversation about a chart is laid out.
+
+    Attributes:
+        vocabulary: Of the tokenizer.
+        opening: Tokens before the picture.
+        vision: Shape of the picture's side.
+    """
+
+    vocabulary: Vocabulary
+    opening: tuple[int, ...]
+    vision: VisionShape
+
+    def places(self, tokens_after: int) -> tuple[Tensor, Tensor]:
+        """Return positions (3, tokens) of the opening, and of the picture with what follows it."""
+        count, side = len(self.opening), self.vision.merged_grid
+        opening = torch.arange(count).expand(3, -1)
+        grid = torch.arange(side)
+        time = torch.zeros(side * side, dtype=torch.int64)
+        picture = torch.stack((time, grid.repeat_interleave(side), grid.repeat(side))) + count
+        after = torch.arange(tokens_after).expand(3, -1) + count + side
+        return opening, torch.cat((picture, after), 1)
+
+    def question(self, context: str) -> list[int]:
+        """Return the tokens from the picture's end to where the answer begins."""
+        encode = self.vocabulary.encode
+        return [_VISION_END, *encode(context), END, *encode("\n"), _START, *encode("assistant\n")]
+
+    def batch(self, contexts: Sequence[str], answers: Sequence[str], *, short: bool = False) -> Batch:
+        """Return dialogues as tensors.
+
+        Args:
+            contexts: What stands below the pictures.
+            answers: What to answer.
+            short: Only symbol and price scale of the contexts, and the answers up to the levels.
+        """
+        rows = []
+        for context, answer in zip(contexts, answers, strict=True):
+            begun = self.vocabulary.encode(answer[: answer.index(_AFTER_LEVELS)])
+            question = self.question(_scale_only(context) if short else context)
+            rows.append((question, begun if short else [*self.vocabulary.encode(answer), END], len(begun)))
+        longest = max(len(asked) + len(said) for asked, said, _ in rows) - 1
+        tokens = np.zeros((len(rows), longest), np.int64)
+        wanted = np.full((len(rows), longest), IGNORED, np.int64)
+        weight = np.zeros((len(rows), longest), np.float32)
+        for row, (asked, said, heavy) in enumerate(rows):
+            begin = len(asked) - 1
+            end = begin + len(said)
+            tokens[row, :end] = (asked + said)[:-1]
+            wanted[row, begin:end] = said
+            weight[row, begin:end] = 1.0
+            weight[row, begin : begin + heavy] = _HEAVY
+        return Batch(torch.as_tensor(tokens), torch.as_tensor(wanted), torch.as_tensor(weight))
+
+
+def _scale_only(context: str) -> str:
+    return "\n".join(line for line in context.split("\n") if line.startswith(("symbol ", "price scale ")))
+
+
+def make_dialogue(vision: VisionShape) -> Dialogue:
+    """Return the layout, with a vocabulary learnt from the template and a few generated dialogues."""
+    rng = np.random.default_rng(_VOCABULARY_SEED)
+    texts = [
+        text
+        for _ in range(_VOCABULARY_EXAMPLES)
+        for text in words_of(rng, plant(rng, TRAINING), random_symbol(rng))
+    ]
+    before = load_template().before_chart
+    names = " ".join(answer_schema()["properties"]["patterns"]["items"]["enum"])
+    vocabulary = learn(texts, (before, names, names.replace(" ", ' "'), "user\nassistant\nBUY SELL HOLD"))
+    opening = (_START, *vocabulary.encode("user\n" + before), _VISION_START)
+    return Dialogue(vocabulary, opening, vision)

@@ -1,0 +1,107 @@
+"""Third lesson: both halves together, from pixels to words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model_export.vlm.codes import directions, loss_of, targets
+from model_export.vlm.dialogue import Dialogue
+from model_export.vlm.examples import Shard
+from model_export.vlm.lesson import Figures, pick, rounded, run_lesson
+from model_export.vlm.look import images_of
+from model_export.vlm.optimise import Optimiser
+from model_export.vlm.reader import Reader, hidden_of, loss_and_hits
+
+_RATE, _MATRIX_RATE = 1e-3, 0.005
+_CODE_SHARE = 0.3
+_REPORT_EVERY = 50
+_WATCHED = 196
+_PATTERN_TOKENS = 4
+"""Tokens of an answer up to and with the pattern's name: {", patterns, ": [", the name."""
+
+
+def forward(
+    reader: Reader, dialogue: Dialogue, shards: Sequence[Shard], places: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss, hits (batch, tokens), and what the image tokens say on average (batch, hidden)."""
+    batch = dialogue.batch(
+        [shards[w].contexts[i] for w, i in places], [shards[w].answers[i] for w, i in places]
+    )
+    picture, deep = reader.tower(images_of(shards, places))
+    hidden = hidden_of(reader.language, dialogue, picture, deep, batch.tokens)
+    loss, hits = loss_and_hits(reader.language, hidden, batch)
+    return loss, hits, picture.mean(1)
+
+
+@torch.no_grad()
+def check(reader: Reader, dialogue: Dialogue, shard: Shard, most: int) -> dict[str, float]:
+    """Return shares of right answers when the model is led along the right ones.
+
+    "first" is the share of answers right up to and with the pattern, which is what free decoding gives there too;
+    "exact" of answers right to the last token.
+    """
+    reader.eval()
+    first, exact = [], []
+    places = [(0, i) for i in range(min(len(shard), most))]
+    for start in range(0, len(places), 64):
+        part = places[start : start + 64]
+        _, hits, _ = forward(reader, dialogue, [shard], part)
+        exact += hits.all(1).tolist()
+        for row, (_, i) in enumerate(part):
+            begin = len(dialogue.question(shard.contexts[i])) - 1
+            first.append(bool(hits[row, begin : begin + _PATTERN_TOKENS].all()))
+    reader.train()
+    return {"first": float(np.mean(first)), "exact": float(np.mean(exact))}
+
+
+def train_joined(
+    reader: Reader,
+    dialogue: Dialogue,
+    shards: Sequence[Shard],
+    watched: Shard,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int = 16,
+    save: Path | None = None,
+) -> Reader:
+    """Train the whole reader; the same arguments give the same weights on one machine.
+
+    Args:
+        reader: Its halves already trained apart.
+        dialogue: The layout.
+        shards: Training examples.
+        watched: To report on; nothing is chosen by it.
+        seed: Of the batches.
+        steps: Optimiser steps.
+        batch_size: Charts per step.
+        save: Where the state goes now and then.
+    """
+    code = directions(reader.language.shape.hidden_size)
+    optimiser = Optimiser(reader.named_parameters(), _RATE, _MATRIX_RATE)
+    rng = np.random.default_rng((seed, 3))
+
+    def one(_: int) -> tuple[Tensor, Figures]:
+        places = pick(rng, shards, batch_size)
+        said, hits, mean = forward(reader, dialogue, shards, places)
+        known = loss_of(mean @ code.T, targets([shards[w].truths[i] for w, i in places]))
+        exact = hits.all(1).float().mean().item()
+        return said + _CODE_SHARE * known, {"loss": said.item(), "codes": known.item(), "exact": exact}
+
+    run_lesson(
+        "joined",
+        {"reader": reader},
+        optimiser,
+        rng,
+        steps,
+        one,
+        report_every=_REPORT_EVERY,
+        report=lambda: rounded(check(reader, dialogue, watched, _WATCHED)),
+        save=save,
+    )
+    return reader

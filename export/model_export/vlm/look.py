@@ -1,0 +1,102 @@
+"""First lesson: the tower learns to say what a chart shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that every torch program uses)
+from torch import Tensor, nn
+
+from model_export.pattern_shapes import PATTERN_NAMES
+from model_export.vlm.codes import GROUPS, directions, loss_of, targets
+from model_export.vlm.examples import PATH_POINTS, Shard
+from model_export.vlm.lesson import Figures, pick, rounded, run_lesson
+from model_export.vlm.optimise import Optimiser
+from model_export.vlm.vision_tower import VisionTower
+
+_RATE = 1e-3
+_PATH_WEIGHT = 30.0
+_REPORT_EVERY = 200
+_WATCHED = 280
+
+
+def images_of(shards: Sequence[Shard], places: Sequence[tuple[int, int]]) -> Tensor:
+    """Return (batch, side, side, 3) uint8."""
+    return torch.as_tensor(np.stack([shards[w].images[i] for w, i in places]))
+
+
+@torch.no_grad()
+def check(tower: VisionTower, shard: Shard, code: Tensor, most: int) -> dict[str, float]:
+    """Return shares of right patterns and of levels within one rung (5% of the chart's range)."""
+    count = min(len(shard), most)
+    rows = []
+    for start in range(0, count, 128):
+        pixels = torch.as_tensor(np.array(shard.images[start : min(start + 128, count)]))
+        rows.append(tower(pixels, deep=False)[0].mean(1) @ code.T)
+    parts = torch.split(torch.cat(rows), list(GROUPS), -1)
+    pattern = torch.tensor([PATTERN_NAMES.index(t.pattern) for t in shard.truths[:count]])
+    result = {"pattern": (parts[0].argmax(1) == pattern).float().mean().item()}
+    for name, part in (("upper", parts[1]), ("lower", parts[2])):
+        place = torch.tensor([getattr(t, name) for t in shard.truths[:count]]) * (GROUPS[1] - 1)
+        result[name] = ((part.argmax(1) - place).abs() <= 1).float().mean().item()
+    return result
+
+
+def train_tower(
+    tower: VisionTower,
+    shards: Sequence[Shard],
+    watched: Shard,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int = 48,
+    save: Path | None = None,
+) -> VisionTower:
+    """Train the tower; the same arguments give the same weights on one machine.
+
+    Args:
+        tower: To train; what its deeper mergers say stays nothing until the halves are joined.
+        shards: Training examples.
+        watched: To report on; nothing is chosen by it.
+        seed: Of the batches.
+        steps: Optimiser steps.
+        batch_size: Charts per step.
+        save: Where the state goes now and then.
+    """
+    code = directions(tower.merger.linear_fc2.out_features)
+    # A second opinion that sees each token apart: it learns fast, and the tower with it.
+    probe = nn.Linear(tower.shape.tokens * code.shape[1], code.shape[0])
+    named = [(name, p) for name, p in tower.named_parameters() if "deepstack" not in name]
+    named += [(f"probe.{name}", p) for name, p in probe.named_parameters()]
+    # Following the price teaches the tower to see long before patterns could.
+    follower = nn.Linear(tower.shape.tokens * code.shape[1], PATH_POINTS)
+    named += [(f"follower.{name}", p) for name, p in follower.named_parameters()]
+    optimiser = Optimiser(named, _RATE)
+    rng = np.random.default_rng((seed, 1))
+
+    def one(_: int) -> tuple[Tensor, Figures]:
+        places = pick(rng, shards, batch_size)
+        wanted = targets([shards[w].truths[i] for w, i in places])
+        tokens, _unused = tower(images_of(shards, places), deep=False)
+        said = loss_of(tokens.mean(1) @ code.T, wanted)
+        guessed = loss_of(probe(tokens.flatten(1)), wanted)
+        paths = torch.as_tensor(np.stack([shards[w].paths[i] for w, i in places]))
+        followed = F.mse_loss(follower(tokens.flatten(1)), paths)
+        figures = {"loss": said.item(), "probe": guessed.item(), "path": followed.item() ** 0.5}
+        return said + guessed + _PATH_WEIGHT * followed, figures
+
+    run_lesson(
+        "tower",
+        {"tower": tower, "probe": probe, "follower": follower},
+        optimiser,
+        rng,
+        steps,
+        one,
+        report_every=_REPORT_EVERY,
+        report=lambda: rounded(check(tower, watched, code, _WATCHED)),
+        save=save,
+    )
+    return tower

@@ -1,0 +1,184 @@
+"""The whole course, from a seed to a checkpoint: examples, three lessons, an examination, a card."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model_export.chart_patterns import HELD_OUT, TRAINING, Family
+from model_export.vlm.checkpoint import CARD, WEIGHTS, load_weights, write_checkpoint
+from model_export.vlm.dialogue import Dialogue, make_dialogue
+from model_export.vlm.evaluate import figures, read_all
+from model_export.vlm.examples import Shard, read_shard, write_shard
+from model_export.vlm.join import train_joined
+from model_export.vlm.language_model import LanguageModel
+from model_export.vlm.look import train_tower
+from model_export.vlm.reader import Reader
+from model_export.vlm.reader_card import card_of
+from model_export.vlm.shape import TextShape, VisionShape
+from model_export.vlm.speak import train_language
+from model_export.vlm.vision_tower import VisionTower
+
+SEED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How much of everything.
+
+    Attributes:
+        shards: Of training examples.
+        shard_examples: Examples of each; a multiple of the number of patterns has them equally often.
+        held_out_examples: From the held-out family, only to be examined on.
+        validation_examples: New ones from the training family, only to be examined on.
+        tower_steps: Of the first lesson.
+        short_steps: Of the second lesson, on short dialogues.
+        language_steps: Of the second lesson, together.
+        joined_steps: Of the third lesson.
+    """
+
+    shards: int = 15
+    shard_examples: int = 2002
+    held_out_examples: int = 1008
+    validation_examples: int = 504
+    tower_steps: int = 6000
+    short_steps: int = 4000
+    language_steps: int = 5000
+    joined_steps: int = 1500
+
+
+def make_reader(
+    work: Path,
+    out: Path,
+    root: Path,
+    *,
+    seed: int = SEED,
+    recipe: Recipe | None = None,
+    processes: int = 1,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Make the reader's checkpoint; the same seed and recipe give the same weights on one machine.
+
+    Every lesson saves its state in `work` now and then and goes on from there when it is run again.
+
+    Args:
+        work: For examples and weights on the way.
+        out: Where the checkpoint goes.
+        root: Of the repository, for the commit in the card.
+        seed: Of everything that varies.
+        recipe: None: the whole course.
+        processes: That make examples; the examples do not depend on it.
+        device: Where to compute; "cuda" is far faster, and gives other weights.
+
+    Returns:
+        The card.
+    """
+    recipe = recipe or Recipe()
+    vision = VisionShape()
+    shards, examined = examples_of(work / f"examples-{seed}", seed, recipe, vision, processes)
+    dialogue = make_dialogue(vision)
+    torch.set_num_threads(1)
+    torch.set_default_device(device)
+    try:
+        reader = teach(work, shards, examined["held_out"], dialogue, vision, seed, recipe)
+        training = {"seed": seed, "device": device, "recipe": asdict(recipe)}
+        return finish(out, root, reader, dialogue, examined, training)
+    finally:
+        torch.set_default_device(None)
+
+
+def teach(
+    work: Path,
+    shards: list[Shard],
+    watched: Shard,
+    dialogue: Dialogue,
+    vision: VisionShape,
+    seed: int,
+    recipe: Recipe,
+) -> Reader:
+    """Give the three lessons."""
+    text = TextShape(len(dialogue.vocabulary))
+    torch.manual_seed(seed)
+    tower = train_tower(
+        VisionTower(vision, text.hidden_size),
+        shards,
+        watched,
+        seed=seed,
+        steps=recipe.tower_steps,
+        save=work / f"tower-{seed}.pt",
+    )
+    torch.manual_seed(seed + 1)
+    language = train_language(
+        LanguageModel(text),
+        dialogue,
+        shards,
+        seed=seed,
+        steps=recipe.language_steps,
+        short_steps=recipe.short_steps,
+        save=work / f"language-{seed}.pt",
+    )
+    reader = Reader(vision, text)
+    reader.take(tower, language)
+    return train_joined(
+        reader,
+        dialogue,
+        shards,
+        watched,
+        seed=seed,
+        steps=recipe.joined_steps,
+        save=work / f"reader-{seed}.pt",
+    )
+
+
+def finish(
+    out: Path,
+    root: Path,
+    reader: Reader,
+    dialogue: Dialogue,
+    examined: dict[str, Shard],
+    training: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the checkpoint, examine what was written, and write the card."""
+    manifest = write_checkpoint(out, reader, dialogue)
+    served = load_weights(out, Reader(reader.tower.shape, reader.language.shape))
+    metrics = {
+        name: figures(read_all(served, dialogue, shard), shard.contexts) for name, shard in examined.items()
+    }
+    parameters = sum(parameter.numel() for parameter in served.parameters())
+    card = card_of(
+        root=root,
+        manifest_sha256=manifest,
+        parameters=parameters,
+        weights_bytes=(out / WEIGHTS).stat().st_size,
+        training=training,
+        metrics=metrics,
+    )
+    (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    return card
+
+
+def examples_of(
+    folder: Path, seed: int, recipe: Recipe, vision: VisionShape, processes: int
+) -> tuple[list[Shard], dict[str, Shard]]:
+    """Return the training shards and those to be examined on, made unless they are there."""
+    plans: list[tuple[Path, tuple[int, int], int, Family, int]] = [
+        (folder / f"training-{i:02d}", (seed, i), recipe.shard_examples, TRAINING, vision.image_px)
+        for i in range(recipe.shards)
+    ]
+    plans.append((folder / "held_out", (seed + 1, 0), recipe.held_out_examples, HELD_OUT, vision.image_px))
+    plans.append(
+        (folder / "validation", (seed + 2, 0), recipe.validation_examples, TRAINING, vision.image_px)
+    )
+    if processes > 1:
+        with ProcessPoolExecutor(min(processes, os.cpu_count() or 1)) as pool:
+            folders = list(pool.map(write_shard, *zip(*plans, strict=True)))
+    else:
+        folders = [write_shard(*plan) for plan in plans]
+    read = [read_shard(path) for path in folders]
+    return read[: recipe.shards], {"held_out": read[-2], "validation": read[-1]}

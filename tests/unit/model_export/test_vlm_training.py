@@ -1,0 +1,150 @@
+"""The small chart reader: its network, its file, and a course of a few steps."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+WITHOUT_TORCH = "torch is not installed: `make test EXTRAS=cpu,dev,export` brings it"
+torch: Any = pytest.importorskip("torch", reason=WITHOUT_TORCH)
+
+from model_export.vlm import evaluate  # noqa: E402
+from model_export.vlm import recipe as course  # noqa: E402
+from model_export.vlm.checkpoint import load_weights, write_checkpoint  # noqa: E402
+from model_export.vlm.codes import GROUPS, directions, loss_of, targets  # noqa: E402
+from model_export.vlm.dialogue import END, IGNORED, make_dialogue  # noqa: E402
+from model_export.vlm.evaluate import share  # noqa: E402
+from model_export.vlm.optimise import orthogonal  # noqa: E402
+from model_export.vlm.reader import Reader, answer, hidden_of  # noqa: E402
+from model_export.vlm.safetensors import read_bfloat16  # noqa: E402
+from model_export.vlm.shape import TextShape, VisionShape  # noqa: E402
+from model_export.vlm.vision_tower import Merger  # noqa: E402
+
+SMALL = VisionShape(image_px=48, patch_size=12, hidden_size=32, intermediate_size=64, depth=3, num_heads=1)
+TINY = course.Recipe(
+    shards=1,
+    shard_examples=14,
+    held_out_examples=4,
+    validation_examples=2,
+    tower_steps=2,
+    short_steps=1,
+    language_steps=1,
+    joined_steps=1,
+)
+
+
+@pytest.fixture(scope="module")
+def dialogue() -> Any:
+    return make_dialogue(SMALL)
+
+
+@pytest.fixture(scope="module")
+def reader(dialogue: Any) -> Any:
+    torch.manual_seed(3)
+    made = Reader(SMALL, TextShape(len(dialogue.vocabulary), intermediate_size=64, num_hidden_layers=3))
+    for merger in made.tower.deepstack_merger_list:
+        assert isinstance(merger, Merger)
+        torch.nn.init.normal_(merger.linear_fc2.weight, 0, 0.05)
+    return made.eval()
+
+
+def question(dialogue: Any) -> Any:
+    return torch.tensor([dialogue.question("\nlow 1 high 2"), dialogue.question("\nlow 3 high 4")])
+
+
+@torch.no_grad()
+def test_answering_word_by_word_is_answering_at_once(reader: Any, dialogue: Any) -> None:
+    pixels = torch.randint(0, 255, (2, 48, 48, 3), dtype=torch.uint8)
+    texts = answer(reader, dialogue, pixels, ["\nlow 1 high 2", "\nlow 3 high 4"], 5)
+    tokens = question(dialogue)
+    picture, deep = reader.tower(pixels)
+    for _ in range(5):
+        hidden = hidden_of(reader.language, dialogue, picture, deep, tokens)
+        tokens = torch.cat((tokens, reader.language.words(hidden[:, -1]).argmax(-1)[:, None]), 1)
+    for row, text in enumerate(texts):
+        assert dialogue.vocabulary.decode(tokens[row, -5:].tolist()) == text
+
+
+@torch.no_grad()
+def test_no_token_sees_those_after_it(reader: Any, dialogue: Any) -> None:
+    picture, deep = reader.tower(torch.zeros(1, 48, 48, 3, dtype=torch.uint8))
+    tokens = question(dialogue)[:1]
+    whole = hidden_of(reader.language, dialogue, picture, deep, tokens)
+    part = hidden_of(reader.language, dialogue, picture, deep, tokens[:, :4])
+    assert torch.allclose(whole[:, :4], part, atol=1e-5)
+
+
+def test_what_is_wanted_is_the_answer_and_the_end(dialogue: Any) -> None:
+    said = '{"patterns": ["gap_up"], "key_levels": [1.0], "signal": "BUY"}'
+    batch = dialogue.batch(["\nsymbol A", "\nsymbol A\nprice scale 0%=1.00"], [said, said])
+    for wanted in batch.wanted:
+        ids = wanted[wanted != IGNORED].tolist()
+        assert ids[-1] == END
+        assert dialogue.vocabulary.decode(ids) == said
+    short = dialogue.batch(["\nsymbol A\nindicators rsi_14 50.0"], [said], short=True)
+    assert "rsi" not in dialogue.vocabulary.decode(short.tokens[0].tolist())
+    assert END not in short.wanted
+
+
+def test_codes_are_apart_and_shares_add_up_to_one() -> None:
+    code = directions(128)
+    assert torch.allclose(code @ code.T, torch.eye(sum(GROUPS)), atol=1e-5)
+    wanted = targets([course_truth()])
+    assert [one.sum().item() for one in wanted] == pytest.approx([1.0] * 4)
+    right = torch.cat(wanted, 1) * 20
+    assert loss_of(right, wanted) < loss_of(-right, wanted)
+
+
+def course_truth() -> Any:
+    from model_export.vlm.answers import Truth
+
+    return Truth("double_top", 1.0, 0.43, 1)
+
+
+def test_a_turned_matrix_has_singular_values_near_one() -> None:
+    torch.manual_seed(1)
+    for shape in ((16, 48), (48, 16)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+        assert values.min() > 0.5
+        assert values.max() < 1.4
+
+
+def test_a_checkpoint_is_read_back_as_written_to_a_bfloat16s_precision(
+    reader: Any, dialogue: Any, tmp_path: Any
+) -> None:
+    manifest = write_checkpoint(tmp_path / "a", reader, dialogue)
+    assert write_checkpoint(tmp_path / "b", reader, dialogue) == manifest
+    again = load_weights(tmp_path / "a", Reader(reader.tower.shape, reader.language.shape))
+    for one, two in zip(reader.parameters(), again.parameters(), strict=True):
+        assert torch.allclose(one, two, rtol=0.01, atol=1e-6)
+    names = read_bfloat16(tmp_path / "a/model.safetensors")
+    assert "model.visual.blocks.0.attn.qkv.weight" in names
+    assert "model.language_model.layers.0.self_attn.q_norm.weight" in names
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    assert config["text_config"]["vocab_size"] == len(dialogue.vocabulary)
+    assert config["text_config"]["head_dim"] in (32, 64, 80)  # what vLLM computes on a CPU
+
+
+def test_a_share_has_an_interval_around_it() -> None:
+    assert share([True] * 97 + [False] * 3) == {"value": 0.97, "ci95": [0.9155, 0.9897], "of": 100}
+    assert share([])["of"] == 0
+
+
+def test_the_course_runs_twice_to_the_same_weights_and_goes_on_where_it_was(
+    tmp_path: Any, monkeypatch: Any, dialogue: Any
+) -> None:
+    monkeypatch.setattr(course, "VisionShape", lambda: SMALL)
+    monkeypatch.setattr(course, "make_dialogue", lambda _: dialogue)
+    monkeypatch.setattr(evaluate, "MOST_TOKENS", 3)
+    made = []
+    for name in ("a", "b"):
+        card = course.make_reader(tmp_path / "work" / name, tmp_path / name, tmp_path, recipe=TINY)
+        made.append((tmp_path / name / "model.safetensors").read_bytes())
+        assert card["metrics"]["held_out"]["charts"] == 4
+        assert "no trading value" in card["statement"]
+        assert json.loads((tmp_path / name / "card.json").read_text()) == card
+    assert made[0] == made[1]
+    course.make_reader(tmp_path / "work/a", tmp_path / "again", tmp_path, recipe=TINY)
+    assert (tmp_path / "again/model.safetensors").read_bytes() == made[0]
