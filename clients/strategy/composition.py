@@ -314,7 +314,7 @@ def _run_row(
 
 def _control(config: StrategyConfig, engine: Engine, metrics: ServerMetrics) -> GrpcServer:
     host, _, port = config.control.address.rpartition(":")
-    server = GrpcServer(control_options(host, int(port)), metrics)
+    server = GrpcServer(control_options(host, int(port), config.control.transport), metrics)
     server.add_service(SERVICE, register(StrategyServicer(engine)))
     return server
 

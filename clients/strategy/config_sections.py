@@ -259,10 +259,12 @@ class ControlSection:
     Attributes:
         address: Where its control service listens; port 0 picks one; "" = off.
         kill_file: The kill switch: trading stops while this file exists; "" = none.
+        transport: "http2", our own, which costs the event loop that trades a tenth, or "grpc", grpc.aio.
     """
 
     address: Target
     kill_file: str
+    transport: Annotated[str, OneOf(("http2", "grpc"))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class ServerOptions:
     answer_margin_s: float = DEFAULT_MARGIN_S
     metrics_port: int | None = None
     otlp_endpoint: str = ""
-    transport: Transport = Transport.GRPC
+    transport: Transport = Transport.HTTP2
 
 
 class GrpcServer:

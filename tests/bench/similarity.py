@@ -29,6 +29,7 @@ from similarity_server.index import StateIndex
 from similarity_server.loading import snapshots_of
 from similarity_server.main_index import MainIndex
 from tradeserve_client.answers import Answer
+from tradeserve_client.channel import Transport
 from tradeserve_client.errors import CallError
 from tradeserve_client.search_stream import SearchStream
 from tradeserve_client.similarity import Matches, NewState, SearchQuery, SimilarityClient
@@ -91,7 +92,7 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
             raise UnavailableError(f"{folder} has no snapshot: remove {CACHE} and run again")
         main = loaded.main
         queries = data.members(data.centers(len(main.table)), size.similarity_searches, seed=101)
-        client = SimilarityClient(service.address)
+        client = SimilarityClient(service.address, transport=Transport.HTTP2)  # as the strategy does
         # A machine that stalls for a moment is waited for; what is shed would not be measured.
         stream = SearchStream(client, max_in_flight=2 * int(_PATIENT_S * _SEARCHES_PER_S))
         try:

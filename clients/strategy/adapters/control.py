@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from server_runtime import errors
-from server_runtime.server import ServerOptions
+from server_runtime.server import ServerOptions, Transport
 from strategy.core.values import Position, Side
 from strategy.status import Controlled, DecisionView, StatusView, TooManyFollowersError
 from strategy.trading_state import StateError, TradingState
@@ -104,13 +104,14 @@ class StrategyServicer(pb_grpc.StrategyServiceServicer):
             raise errors.RefusedError(str(e)) from e
 
 
-def control_options(host: str, port: int) -> ServerOptions:
+def control_options(host: str, port: int, transport: str = Transport.HTTP2) -> ServerOptions:
     """Return how the service listens and what it bounds; what stops trading is let in always."""
     return ServerOptions(
         host=host,
         port=port,
         max_calls_per_s=MAX_CALLS_PER_S,
         urgent=frozenset(f"/{SERVICE}/{name}" for name in _ALWAYS),
+        transport=Transport(transport),
     )
 
 
