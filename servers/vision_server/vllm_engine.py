@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from vision_server.parent_watch import SERVER_PID
 from vision_server.png import Picture
 from vision_server.reading_engine import (
     EngineAwayError,
@@ -80,6 +81,7 @@ class VllmEngine:
         """
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        os.environ[SERVER_PID] = str(os.getpid())
         self._dead.clear()
         try:
             self._engine = await asyncio.to_thread(self._load)
