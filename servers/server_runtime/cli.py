@@ -33,7 +33,7 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     listen.add_argument(
         "--tls-client-ca", type=Path, metavar="FILE", help="only clients signed by this authority, PEM (mTLS)"
     )
-    listen.add_argument("--transport", type=Transport, choices=list(Transport), default=defaults.transport,
+    listen.add_argument("--transport", choices=[str(name) for name in Transport], default=str(defaults.transport),
                         help="grpc.aio, or gRPC over HTTP/2 of our own (default: %(default)s)")  # fmt: skip
     run = parser.add_argument_group("running")
     run.add_argument(
@@ -90,7 +90,7 @@ def server_options(args: argparse.Namespace) -> ServerOptions:
         answer_margin_s=args.answer_margin_ms / 1e3,
         metrics_port=args.metrics_port,
         otlp_endpoint=args.otlp_endpoint,
-        transport=args.transport,
+        transport=Transport(args.transport),
     )
 
 

@@ -13,22 +13,23 @@ from fakes.raw_http2 import data, headers, raw_http2, request_fields
 from server_runtime.http2.server import Http2Server
 from server_runtime.http2.upkeep import Limits
 
-ECHO, EACH, HOLD = "/test.Echo/Say", "/test.Echo/Each", "/test.Echo/Hold"
+ECHO, EACH, HOLD, FLOOD = "/test.Echo/Say", "/test.Echo/Each", "/test.Echo/Hold", "/test.Echo/Flood"
 LIMITS = Limits(max_streams=3, max_message_bytes=2_000_000, hello_s=0.3, nuisance_per_s=200)
 Code = grpc.StatusCode
 
 
 class Served:
-    """A server of bytes: Say answers, Each answers each, Hold waits for `opened`."""
+    """A server of bytes: Say answers, Each answers each, Hold waits for `opened`, Flood never ends."""
 
     def __init__(self, limits: Limits = LIMITS, **options: Any) -> None:
         self.server = Http2Server(limits=limits, **options)
         self.opened = asyncio.Event()
         self.waiting = asyncio.Semaphore(0)
-        self.cancelled = 0
+        self.cancelled = self.flooded = 0
         handlers = {
             "Say": grpc.unary_unary_rpc_method_handler(self.say),
             "Each": grpc.stream_stream_rpc_method_handler(self.each),
+            "Flood": grpc.unary_stream_rpc_method_handler(self.flood),
             "Hold": grpc.stream_stream_rpc_method_handler(self.hold),
         }
         self.server.add_registered_method_handlers("test.Echo", handlers)
@@ -44,6 +45,11 @@ class Served:
 
     async def each(self, requests: AsyncIterator[bytes], context: object) -> AsyncIterator[bytes]:
         async for request in requests:
+            yield request
+
+    async def flood(self, request: bytes, context: object) -> AsyncIterator[bytes]:
+        while True:
+            self.flooded += len(request)
             yield request
 
     async def hold(self, requests: AsyncIterator[bytes], context: object) -> AsyncIterator[bytes]:

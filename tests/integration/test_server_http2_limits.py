@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from fakes.http2_echo import ECHO, HOLD, LIMITS, Served
+from fakes.http2_echo import ECHO, FLOOD, HOLD, LIMITS, Served
 from fakes.raw_http2 import HELLO, data, headers, raw_http2, request_fields
+from fakes.waiting import until
 from grpc_wire import frames
 from grpc_wire.frames import ErrorCode
 
@@ -91,4 +92,18 @@ async def test_a_request_that_never_comes_does_not_hold_its_place() -> None:
         client.send(headers(1, request_fields(ECHO)))
         assert (await client.fields(1))["grpc-status"] == "4"
         assert await client.reset(1) == ErrorCode.NO_ERROR
+    await one.server.stop(None)
+
+
+async def test_a_handler_that_never_waits_keeps_neither_the_loop_nor_memory() -> None:
+    one = await Served(replace(LIMITS, keepalive_timeout_s=0.3)).start()
+    wide = frames.MAX_WINDOW - frames.DEFAULT_WINDOW
+    hello = frames.PREFACE + frames.settings({frames.SETTING_INITIAL_WINDOW_SIZE: frames.MAX_WINDOW})
+    async with raw_http2(one.address, hello + frames.window_update(0, wide)) as client:
+        client.send(headers(1, request_fields(FLOOD)), data(1, bytes(10_000), last=True))
+        async with raw_http2(one.address) as other:
+            other.send(headers(1, request_fields(ECHO)), data(1, b"fine", last=True))
+            assert (await other.answer(1))[0] == b"fine"
+        await until(lambda: not one.server._calls)  # the client reads nothing, and is left
+        assert one.flooded < 50_000_000
     await one.server.stop(None)

@@ -418,3 +418,15 @@ async def test_mutual_tls_lets_only_known_clients_in(run: Start, certificates: P
 async def test_a_missing_certificate_is_named(run: Start, tmp_path: Path) -> None:
     with pytest.raises(errors.StartError, match=r"TLS key .*gone.key cannot be read"):
         await run(tls=TlsFiles(tmp_path / "gone.pem", tmp_path / "gone.key"))
+
+
+async def test_certificates_that_are_none_stop_the_start(
+    run: Start, certificates: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "no.pem").write_text("nothing")
+    for tls in (
+        TlsFiles(tmp_path / "no.pem", certificates / "server.key"),
+        TlsFiles(certificates / "server.pem", certificates / "client.key"),
+    ):
+        with pytest.raises(errors.StartError, match="TLS files"):
+            await run(tls=tls, transport=Transport.HTTP2)

@@ -72,7 +72,7 @@ class Http2Server(grpc.aio.Server):  # type: ignore[misc]
         limits: Limits | None = None,
         *,
         max_calls: int = 4096,
-        max_connections: int = 1024,
+        max_connections: int = 512,
     ) -> None:
         """Prepare a server; nothing listens before `start`.
 

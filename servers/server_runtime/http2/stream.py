@@ -20,6 +20,7 @@ WINDOW = 512 * 1024
 # A handler that writes more than this ahead of what the peer takes waits.
 _AHEAD_BYTES = 256 * 1024
 _PREFIX_BYTES = 5
+_COST_BYTES = 64  # of a message, however short
 _Code = grpc.StatusCode
 
 
@@ -66,9 +67,9 @@ class Stream:
     """
 
     __slots__ = (
-        "_begin", "_buffer", "_carrier", "_messages", "_owed", "_reader", "_receivable", "_timer", "_writer",
-        "body", "closed", "deadline_s", "end_sent", "ending", "half_closed", "head", "headers_sent", "on_end",
-        "one_request", "outbox", "received_all", "send_window", "stream_id", "task", "unsent_before",
+        "_begin", "_buffer", "_burst_bytes", "_carrier", "_messages", "_owed", "_reader", "_receivable", "_timer",
+        "_writer", "body", "closed", "deadline_s", "end_sent", "ending", "half_closed", "head", "headers_sent",
+        "on_end", "one_request", "outbox", "received_all", "send_window", "stream_id", "task", "unsent_before",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +100,7 @@ class Stream:
         self._messages: deque[bytes] = deque()
         self._receivable = WINDOW
         self._owed = 0
+        self._burst_bytes = 0
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -226,8 +228,14 @@ class Stream:
             self._carrier.sender.headers(self.stream_id, responses.OPENING + more, last=False)
 
     async def write(self, body: bytes) -> None:
-        """Send a message; wait while the peer does not take what was sent before."""
-        if self.half_closed or self._too_long(body):
+        """Send a message; wait while the peer does not take what was sent before.
+
+        Raises:
+            asyncio.CancelledError: The call is over.
+        """
+        if self.half_closed:
+            raise asyncio.CancelledError
+        if self._too_long(body):
             return
         self.open()
         self.outbox.append(b"\x00" + len(body).to_bytes(4, "big") + body)
@@ -241,6 +249,11 @@ class Stream:
                 await self._writer
             finally:
                 self._writer = None
+        self._burst_bytes += len(body) + _COST_BYTES
+        if self._burst_bytes > _AHEAD_BYTES:
+            # A handler that never waits for anything would keep the loop, and what it writes off the socket.
+            self._burst_bytes = 0
+            await asyncio.sleep(0)
 
     def answer(self, body: bytes, ending: bytes) -> None:
         """Send the only message and the trailers."""
