@@ -38,7 +38,11 @@ def enter(venv: Path, arguments: Sequence[str]) -> None:
     if not is_installed(venv):
         raise StartError(f"no environment of vLLM in {venv}: run `{_MAKE}` (2.5 GB), {_ELSEWHERE}", 2)
     check = subprocess.run(
-        [str(python), "-c", "import vision_server.__main__"], capture_output=True, text=True, check=False, timeout=60
+        [str(python), "-c", "import vision_server.__main__"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     if check.returncode:
         why = (check.stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -37,7 +37,16 @@ def test_every_make_target_named_in_the_readme_exists() -> None:
 
 def test_every_switch_named_in_the_readme_reaches_the_stack() -> None:
     switches = set(re.findall(r"^\| `([A-Z_]+)=", README, re.MULTILINE))
-    assert {"SESSION", "SPEED", "SYMBOLS", "GATEWAY", "TRITON", "SIMILARITY", "VISION", "DATABASE_URL"} <= switches
+    assert {
+        "SESSION",
+        "SPEED",
+        "SYMBOLS",
+        "GATEWAY",
+        "TRITON",
+        "SIMILARITY",
+        "VISION",
+        "DATABASE_URL",
+    } <= switches
     for switch in switches - {"DATABASE_URL"}:  # this one is read from the environment
         assert f"$({switch})" in MAKEFILE, f"{switch} is not used by the Makefile"
 
