@@ -4,11 +4,14 @@ vLLM calls `end_with_server` in each of its processes, as a plugin (pyproject.to
 """
 
 import os
+import shutil
 import threading
 import time
 
 SERVER_PID = "VISION_SERVER_PID"
 """Environment variable with the process id of the vision server; set by it before it starts vLLM."""
+SERVER_FOLDER = "VISION_SERVER_FOLDER"
+"""Environment variable with the folder of its temporary files, which a killed server cannot remove either."""
 _POLL_S = 0.5
 
 
@@ -24,6 +27,7 @@ def end_with_server() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_POLL_S)
+        shutil.rmtree(os.environ[SERVER_FOLDER], ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, name="server watch", daemon=True).start()

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import structlog
 
-from vision_server.parent_watch import SERVER_PID
+from vision_server.parent_watch import SERVER_FOLDER, SERVER_PID
 from vision_server.png import Picture
 from vision_server.reading_engine import (
     EngineAwayError,
@@ -51,6 +53,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",
 }
 """Set before vLLM is imported, unless the user set them."""
+_FOLDER_VARIABLES = ("TMPDIR", "VLLM_RPC_BASE_PATH", "TORCHINDUCTOR_CACHE_DIR")
 
 
 class VllmEngine:
@@ -71,6 +74,8 @@ class VllmEngine:
             **arguments,
         }
         self._engine: Any = None
+        self._temporary = tempfile.gettempdir()
+        self._folder: Path | None = None
         self._dead = asyncio.Event()
 
     async def start(self) -> None:
@@ -81,7 +86,10 @@ class VllmEngine:
         """
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        os.environ[SERVER_PID] = str(os.getpid())
+        self._folder = Path(tempfile.mkdtemp(prefix="vllm-", dir=self._temporary))
+        os.environ[SERVER_PID], os.environ[SERVER_FOLDER] = str(os.getpid()), str(self._folder)
+        for name in _FOLDER_VARIABLES:
+            os.environ[name] = str(self._folder)
         self._dead.clear()
         try:
             self._engine = await asyncio.to_thread(self._load)
@@ -164,12 +172,14 @@ class VllmEngine:
     async def stop(self) -> None:
         """End the engine core."""
         engine, self._engine = self._engine, None
-        if engine is None:
-            return
-        try:
-            await asyncio.to_thread(engine.shutdown, _STOP_S)
-        except Exception as e:  # noqa: BLE001 - it is over in any case; what it did not clean up is logged
-            _log.warning("vLLM did not shut down cleanly", error=_in_one_line(e))
+        if engine is not None:
+            try:
+                await asyncio.to_thread(engine.shutdown, _STOP_S)
+            except Exception as e:  # noqa: BLE001 - it is over in any case; what it did not clean up is logged
+                _log.warning("vLLM did not shut down cleanly", error=_in_one_line(e))
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     def _in_chat(self, job: ReadingJob) -> str:
         content = [
