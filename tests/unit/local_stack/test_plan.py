@@ -83,3 +83,24 @@ def test_a_server_that_failed_is_quoted_with_its_last_error(tmp_path: Path):
     assert one.last_words() == "unrecognized arguments: --y"
     one.log_file.write_text("Traceback\nValueError: no\n")
     assert one.last_words() == "Traceback | ValueError: no"
+
+
+def test_vision_is_on_where_it_is_installed_or_asked_for_and_keeps_its_port(tmp_path: Path):
+    venv = tmp_path / "venv-vllm"
+    assert not plan.starts_vision(Options(build_dir=tmp_path))
+    assert plan.starts_vision(Options(build_dir=tmp_path, vision="on"))
+    with pytest.raises(StackError, match="make venv-vllm"):
+        plan.vision(Options(build_dir=tmp_path, vision="on"), tmp_path)
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").touch()
+    (venv / ".installed").touch()
+    assert plan.starts_vision(Options(build_dir=tmp_path))
+    for elsewhere in ("off", "gpu1:8201"):
+        assert not plan.starts_vision(Options(build_dir=tmp_path, vision=elsewhere))
+    one = plan.vision(Options(build_dir=tmp_path), tmp_path)
+    assert one.restart_command is not None
+    assert one.restart_command({}) == one.command
+    assert one.address.rpartition(":")[2] == one.command[one.command.index("--port") + 1]
+    given = settings(plan.strategy(Options(), {**ADDRESSES, "vision": one.address}, SESSION, tmp_path))
+    assert given["services.vision.target"] == one.address
+    assert "services.vision.target" not in settings(plan.strategy(Options(), ADDRESSES, SESSION, tmp_path))
