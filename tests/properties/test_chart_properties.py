@@ -24,7 +24,7 @@ def series(draw_: st.DrawFn) -> list[Bar]:
         low, opened, close, high = sorted(draw_(prices) for _ in range(4))
         if draw_(st.booleans()):
             opened, close = close, opened
-        volume = draw_(st.one_of(st.just(0.0), st.floats(0, 1e12)))
+        volume = draw_(st.one_of(st.just(0.0), st.floats(1e-6, 1e12)))
         bars.append(Bar(1, start * S, (start + 60) * S, opened, high, low, close, volume))
         start += draw_(st.sampled_from([60, 60, 60, 60, 600, 86_400]))
     return bars
