@@ -46,7 +46,6 @@ from strategy.vision import Readings, VisionPlan, VisionTap
 _log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING_S = 0.5
-_LAST_ANSWERS_S = 2.0
 
 
 class Engine:
@@ -162,7 +161,8 @@ class Engine:
             housekeeping.cancel()
             await asyncio.gather(housekeeping, *self._busy.values(), return_exceptions=True)
             await self._departure.leave(flatten=bool(self._finished))
-            await asyncio.gather(self._shadow.close(_LAST_ANSWERS_S), self._vision.close(_LAST_ANSWERS_S))
+            grace_s = self._settings.last_answers_s
+            await asyncio.gather(self._shadow.close(grace_s), self._vision.close(grace_s))
 
     def stop(self) -> None:
         """End the run; entries are cancelled, positions keep their stops."""

@@ -31,6 +31,7 @@ class RunSettings:
         budget_ms: Bar on the socket to order on the socket.
         kill_file: Its existence kills; None for none.
         shadow_in_flight: Questions to versions that are tried, open at once.
+        last_answers_s: What shadows and readers of charts get at the run's end for answers that are still open.
     """
 
     run_id: str
@@ -40,6 +41,7 @@ class RunSettings:
     budget_ms: float
     kill_file: Path | None
     shadow_in_flight: int = 16
+    last_answers_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import structlog
 import uuid_utils
+from numpy.typing import NDArray
 
 from market.bars import NS_PER_S
 from market.chart import encode_png
@@ -112,6 +114,7 @@ class VisionTap:
         journal: Records.
         ledger: Counts.
         screen: Shows.
+        draw: Draws a chart, given a symbol and its bars.
     """
 
     readings: Readings
@@ -121,6 +124,7 @@ class VisionTap:
     journal: Journal
     ledger: RunLedger
     screen: Screen
+    draw: Callable[[str, Sequence[Bar]], NDArray[np.uint8]] = picture_of
     _open: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _waiting: dict[int, _Question] = field(default_factory=dict)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -183,7 +187,7 @@ class VisionTap:
     async def _draw(self, question: _Question) -> ChartQuery:
         async with self._turn:
             await self.decider.calm()  # of bars that closed together all orders are out first
-            pixels = picture_of(question.symbol, question.bars)
+            pixels = self.draw(question.symbol, question.bars)
             # Compressing takes as long as drawing again, and needs no interpreter: not on this loop.
             chart_png = await asyncio.to_thread(encode_png, pixels)
             request_id = str(uuid_utils.uuid7())

@@ -44,6 +44,7 @@ class World:
     task: asyncio.Task[None] | None = None
     shadow: ShadowForecaster | None = None
     shadow_in_flight: int = 16
+    last_answers_s: float = 0.01
     vision: VisionPlan | None = None
 
     def __post_init__(self) -> None:
@@ -60,7 +61,16 @@ class World:
         self.rules = settings.rules
         until_ns = None if self.until_bars is None else self.feed_end_ns(self.until_bars)
         self.engine = Engine(
-            RunSettings("run", ["ACME"], "paper", False, 50.0, self.folder / "KILL", self.shadow_in_flight),
+            RunSettings(
+                "run",
+                ["ACME"],
+                "paper",
+                False,
+                50.0,
+                self.folder / "KILL",
+                self.shadow_in_flight,
+                self.last_answers_s,
+            ),
             settings.rules,
             MarketView(BAR_S, 60, until_ns),
             clock=self.clock,

@@ -104,9 +104,8 @@ def far_off(response: pb.ReadChartResponse) -> None:
 
 @pytest.mark.parametrize("trouble", ["absent", "hanging", "erroring", "late", "contradicted", "killed"])
 async def test_decisions_and_orders_are_those_of_a_run_without_vision(
-    tmp_path: Path, vision: FakeVision, trouble: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, vision: FakeVision, trouble: str
 ) -> None:
-    monkeypatch.setattr("strategy.engine._LAST_ANSWERS_S", 0.01)
     for name in ("without", "with"):
         (tmp_path / name).mkdir()
     without = await session(World(tmp_path / "without"), nothing)

@@ -64,9 +64,8 @@ def what_was_done(world: World) -> Sequence[object]:
     ids=["wildly different", "hanging", "raising", "unloaded"],
 )
 async def test_no_decision_or_order_changes_whatever_a_shadow_does(
-    tmp_path: Path, behaviour: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, behaviour: Mapping[str, Any]
 ) -> None:
-    monkeypatch.setattr("strategy.engine._LAST_ANSWERS_S", 0.01)
     (tmp_path / "without").mkdir()
     (tmp_path / "with").mkdir()
     without = await session(World(tmp_path / "without"))
@@ -155,10 +154,7 @@ async def test_an_answer_that_comes_while_a_decision_is_made_waits_for_it(world:
     await world.until(lambda: len(shadows(world)) == 2)
 
 
-async def test_the_run_ends_although_a_shadow_does_not_answer(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("strategy.engine._LAST_ANSWERS_S", 0.01)
+async def test_the_run_ends_although_a_shadow_does_not_answer(world: World) -> None:
     world.shadow = FakeShadow(gate=asyncio.Event())
     await world.start()
     await world.bar()

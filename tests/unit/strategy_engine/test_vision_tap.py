@@ -79,9 +79,8 @@ def what_was_done(world: World) -> Sequence[object]:
     ids=["hanging", "raising", "late", "killed", "contradicted", "expired"],
 )
 async def test_without_a_reading_that_counts_every_decision_and_order_is_as_without_a_reader(
-    tmp_path: Path, behaviour: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, behaviour: Mapping[str, Any]
 ) -> None:
-    monkeypatch.setattr("strategy.engine._LAST_ANSWERS_S", 0.01)
     for name in ("without", "with"):
         (tmp_path / name).mkdir()
     without = await session(World(tmp_path / "without"))
@@ -251,8 +250,7 @@ async def test_nothing_is_drawn_or_heard_while_a_decision_is_made(world: World) 
     assert not early
 
 
-async def test_the_run_ends_although_nobody_reads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategy.engine._LAST_ANSWERS_S", 0.01)
+async def test_the_run_ends_although_nobody_reads(world: World) -> None:
     world.vision = plan(FakeReader(gate=asyncio.Event()))
     await world.start()
     await world.bar()

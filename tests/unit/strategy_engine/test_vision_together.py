@@ -129,7 +129,7 @@ async def test_charts_of_bars_that_close_together_are_asked_at_once_up_to_the_bo
 
 
 async def test_no_chart_is_drawn_while_another_instruments_decision_is_being_made(
-    several: Callable[[int], Several], monkeypatch: pytest.MonkeyPatch
+    several: Callable[[int], Several],
 ) -> None:
     drawn: list[str] = []
 
@@ -137,8 +137,8 @@ async def test_no_chart_is_drawn_while_another_instruments_decision_is_being_mad
         drawn.append(symbol)
         return picture_of(symbol, bars)
 
-    monkeypatch.setattr("strategy.vision.picture_of", spied)
     world = several(4)
+    world.tap.draw = spied
     first = await world.decide(1)
     world.forecaster.gate = asyncio.Event()
     second = asyncio.ensure_future(world.decide(2))
