@@ -180,4 +180,4 @@ def _ratio(bench: Bench, together: Traded, alone: Traded, work: Work) -> Figure:
         "searches_in_time": sum(c.service == NEIGHBORS and c.outcome == IN_TIME for c in alone.calls),
     }
     says = f"decision {alone_ms:.2f} ms alone, the same models and search in process {one_ms:.2f} ms"
-    return Figure("decision_vs_in_process_p50", alone_ms / one_ms, "ratio", says, detail)
+    return Figure("order_vs_in_process_p50", alone_ms / one_ms, "ratio", says, detail)

@@ -11,21 +11,20 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from bench import machine
 from bench.context import Bench, UnavailableError
+from bench.decision_calls import Case, DecisionCalls, need, open_search
 from bench.figures import Figure, of_rounds, summary
-from bench.in_process import InProcess, open_session, window_of
+from bench.in_process import EMBEDDER, InProcess, open_session, window_of
 from local_stack import plan
 from local_stack.plan import Options
 from local_stack.process import StackError
-from tradeserve_client.answers import Answer, Outcome
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.channel import Transport
-from tradeserve_client.fan_out import FanOut, Lane
+from tradeserve_client.fan_out import FanOut
+from tradeserve_client.search_stream import SearchStream
 from tradeserve_client.triton import INFER_METHOD, PreparedModel, TritonClient
 
 # The third is the first once more under a name of its own: another model to Triton, with its own process.
@@ -35,8 +34,7 @@ _WARM_UP = 30
 _DEADLINE_NS = 1_000_000_000  # far away: this measures time, not lateness
 _CONTRACT_S = 5.0
 
-Window = NDArray[np.float32]
-Measured = Callable[[Window], Awaitable[Any]]
+Measured = Callable[[Case], Awaitable[Any]]
 
 
 async def measure(bench: Bench, local: InProcess) -> list[Figure]:
@@ -45,8 +43,8 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
     Raises:
         UnavailableError: There are no windows, Triton can't run here, or a call failed.
     """
-    windows = [window_of(raw) for raw, _ in bench.windows]
-    if not windows:
+    cases = [Case(window_of(raw), event_ns) for raw, event_ns in bench.windows]
+    if not cases:
         raise UnavailableError("no session recorded windows")
     folder = bench.folder / "fan_out"
     repository = _repository(folder)
@@ -57,8 +55,8 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
         raise UnavailableError(str(error)) from error
     try:
         async with AsyncExitStack() as stack:
-            ways = await _ways(triton.address, repository, windows, stack)
-            times = await _measure(ways, windows, bench.size.fan_outs)
+            ways = await _ways(bench, local, triton.address, repository, cases, stack)
+            times = await _measure(ways, cases, bench.size.fan_outs)
             server = await _server_times(triton.address, stack)
     finally:
         await triton.stop()
@@ -76,15 +74,26 @@ def _repository(folder: Path) -> Path:
 
 
 async def _ways(
-    address: str, repository: Path, windows: Sequence[Window], stack: AsyncExitStack
+    bench: Bench,
+    local: InProcess,
+    address: str,
+    repository: Path,
+    cases: Sequence[Case],
+    stack: AsyncExitStack,
 ) -> dict[str, Measured]:
     sessions = {name: open_session(repository / name) for name in MODELS}
+    outputs = [output.name for output in sessions[EMBEDDER].get_outputs()]
+    embedding_at = outputs.index("embedding")
 
-    async def in_process(window: Window) -> None:
+    async def in_process(case: Case) -> None:
         for session in sessions.values():
-            session.run(None, {"window": window})
+            session.run(None, {"window": case.window})
 
-    ways: dict[str, Measured] = {"in_process": in_process}
+    async def decision_in_process(case: Case) -> None:
+        found = {name: session.run(None, {"window": case.window}) for name, session in sessions.items()}
+        local.search(found[EMBEDDER][embedding_at], case.event_ns)
+
+    ways: dict[str, Measured] = {"in_process": in_process, "decision_in_process": decision_in_process}
     for transport in Transport:
         client = TritonClient(address, transport=transport)
         stack.push_async_callback(client.close)
@@ -94,46 +103,54 @@ async def _ways(
         for name in MODELS:
             contract = await client.contract(name, timeout_s=_CONTRACT_S)
             models[name] = client.prepare(
-                name, contract.version, "window", windows[0].shape, contract.outputs
+                name, contract.version, "window", cases[0].window.shape, contract.outputs
             )
-        ways |= _ways_of(client, models, transport.value, windows)
+        stream = await open_search(bench.similarity, transport, stack)
+        ways |= _ways_of(client, models, stream, transport.value, cases)
     return ways
 
 
 def _ways_of(
-    client: TritonClient, models: Mapping[str, PreparedModel], transport: str, windows: Sequence[Window]
+    client: TritonClient,
+    models: Mapping[str, PreparedModel],
+    stream: SearchStream,
+    transport: str,
+    cases: Sequence[Case],
 ) -> dict[str, Measured]:
     lanes = {name: client.lane(name, breaker=CircuitBreaker(time.monotonic_ns)) for name in models}
     fan_out = FanOut()
+    decision = DecisionCalls(fan_out, lanes, models, stream, _DEADLINE_NS)
     raw = client.link.channel.unary_unary(INFER_METHOD)
     # Prebuilt: whoever calls with a raw stub is given the whole request.
     bodies = {
-        id(window): {name: model.request(window).body for name, model in models.items()} for window in windows
+        id(case): {name: model.request(case.window).body for name, model in models.items()} for case in cases
     }
 
-    async def together(window: Window) -> None:
+    async def together(case: Case) -> None:
         with fan_out.group(fan_out.clock_ns() + _DEADLINE_NS) as group:
-            pending = [group.start(lanes[name], model.request(window)) for name, model in models.items()]
+            pending = [group.start(lanes[name], model.request(case.window)) for name, model in models.items()]
             for call in pending:
-                _need(await call.outcome())
+                need(await call.outcome())
 
-    async def raw_together(window: Window) -> None:
-        calls = [raw(body, timeout=1.0) for body in bodies[id(window)].values()]
+    async def raw_together(case: Case) -> None:
+        calls = [raw(body, timeout=1.0) for body in bodies[id(case)].values()]
         for call in calls:
             await call
 
-    async def single(window: Window) -> None:
-        await _call(fan_out, lanes[_SINGLE], models[_SINGLE], window)
+    async def single(case: Case) -> None:
+        with fan_out.group(fan_out.clock_ns() + _DEADLINE_NS) as group:
+            need(await group.start(lanes[_SINGLE], models[_SINGLE].request(case.window)).outcome())
 
-    async def infer(window: Window) -> None:
-        _need(await client.infer(_SINGLE, {"window": window}, budget=1.0))
+    async def infer(case: Case) -> None:
+        need(await client.infer(_SINGLE, {"window": case.window}, budget=1.0))
 
-    async def raw_single(window: Window) -> None:
-        await raw(bodies[id(window)][_SINGLE], timeout=1.0)
+    async def raw_single(case: Case) -> None:
+        await raw(bodies[id(case)][_SINGLE], timeout=1.0)
 
     ways = {
         "fan_out": together,
         "raw_fan_out": raw_together,
+        "decision": decision.ask,
         "single": single,
         "infer": infer,
         "raw_single": raw_single,
@@ -141,27 +158,15 @@ def _ways_of(
     return {f"{name}_{transport}": way for name, way in ways.items()}
 
 
-async def _call(fan_out: FanOut, lane: Lane, model: PreparedModel, window: Window) -> None:
-    with fan_out.group(fan_out.clock_ns() + _DEADLINE_NS) as group:
-        _need(await group.start(lane, model.request(window)).outcome())
-
-
-def _need(outcome: Outcome[Any]) -> None:
-    if not isinstance(outcome, Answer):
-        raise UnavailableError(f"{outcome.call.service} did not answer: {outcome.reason}: {outcome.detail}")
-
-
-async def _measure(
-    ways: Mapping[str, Measured], windows: Sequence[Window], count: int
-) -> dict[str, list[float]]:
+async def _measure(ways: Mapping[str, Measured], cases: Sequence[Case], count: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = defaultdict(list)
     names = list(ways)
-    for number, window in zip(range(-_WARM_UP, count), itertools.cycle(windows), strict=False):
+    for number, case in zip(range(-_WARM_UP, count), itertools.cycle(cases), strict=False):
         # Who comes after whom changes, so that nobody always finds the caches of the same other.
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             began = time.perf_counter_ns()
-            await ways[name](window)
+            await ways[name](case)
             took_ms = (time.perf_counter_ns() - began) / 1e6
             if number >= 0:
                 times[name].append(took_ms)
@@ -213,6 +218,15 @@ def _figures(
         ),
         "prepared_over_http2_vs_raw_grpc": round(middle[f"single_{http2}"] / middle[f"raw_single_{grpc}"], 4),
     }
+    decision = {
+        "definition": f"{', '.join(MODELS)} in parallel and, from {EMBEDDER}'s embedding, a search on a stream, all "
+        "through the SDK over the http2 transport, over the same three with onnxruntime (1 thread) one after the "
+        "other and then an exact FAISS search in process; medians of rounds, interleaved. From the socket to the "
+        "order it is order_vs_in_process_p50",
+        "backend": machine.triton_backend(),
+        "over_grpc": round(middle[f"decision_{grpc}"] / middle["decision_in_process"], 4),
+    }
+    asked, here = middle[f"decision_{http2}"], middle["decision_in_process"]
     together, one, raw = middle[f"fan_out_{http2}"], middle[f"infer_{grpc}"], middle[f"raw_single_{grpc}"]
     return [
         Figure(
@@ -221,6 +235,13 @@ def _figures(
             "ratio",
             f"three models in parallel {together:.2f} ms, one after the other in process {local:.2f} ms",
             fan_out,
+        ),
+        Figure(
+            "decision_vs_in_process_p50",
+            asked / here,
+            "ratio",
+            f"three models and a search {asked:.2f} ms, in process {here:.2f} ms",
+            decision,
         ),
         Figure(
             "sdk_vs_raw_stub_p50",

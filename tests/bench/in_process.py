@@ -17,8 +17,8 @@ from similarity_server.artifact import read_index
 
 MODELS = ("lstm_cnn", "gaf_resnet")
 NEIGHBORS = 16
-_EMBEDDER = "gaf_resnet"
-_INDEX = "market_states"
+EMBEDDER = "gaf_resnet"
+INDEX = "market_states"
 _WINDOW_COLUMNS = 5
 
 
@@ -40,7 +40,7 @@ class InProcess:
 
     def __init__(self, root: Path) -> None:
         self.sessions = {name: open_session(root / "model_repository" / name) for name in MODELS}
-        _, states = read_index(root / "servers" / "similarity_server" / "indexes", _INDEX)
+        _, states = read_index(root / "servers" / "similarity_server" / "indexes", INDEX)
         faiss.omp_set_num_threads(1)
         self._index = faiss.IndexFlatIP(states.embedding.shape[1])
         self._index.add(states.embedding)
@@ -68,7 +68,7 @@ class InProcess:
         """
         times = Times([], [])
         at = {name: [output.name for output in s.get_outputs()] for name, s in self.sessions.items()}
-        embedding_at = at[_EMBEDDER].index("embedding")
+        embedding_at = at[EMBEDDER].index("embedding")
         arrays = [(window_of(raw), event_ns) for raw, event_ns in windows]
         for number in range(passes + 1):
             for window, event_ns in arrays:

@@ -24,6 +24,7 @@ NAMES = {
     "gc_longest_pause_ms",
     "late_answers_used",
     "model_call_vs_in_process_p50",
+    "order_vs_in_process_p50",
     "sdk_vs_raw_stub_p50",
     "similarity_adds_p99_ratio",
     "similarity_overload_admitted_in_time",
