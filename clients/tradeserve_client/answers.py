@@ -97,3 +97,28 @@ class NoAnswer:
 
 
 Outcome: TypeAlias = "Answer[T_co] | NoAnswer"
+
+
+class Cause(StrEnum):
+    """Why a call was sent to a server."""
+
+    FIRST = "first"
+    RETRY = "retry"
+    """The connection to the server before was lost."""
+    HEDGE = "hedge"
+    """The server before took longer than 95 % of the recent calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One sending of a call that several servers could answer.
+
+    Attributes:
+        target: Who was asked.
+        cause: Why.
+        outcome: What came of it; None when another one's answer was used first.
+    """
+
+    target: str
+    cause: Cause
+    outcome: Outcome[object] | None

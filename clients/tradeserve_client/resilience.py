@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
+from tradeserve_client.answers import Answer, Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
 from tradeserve_client.fan_out import MIN_CALL_NS, CallGroup, FanOut, PendingCall, Request
 from tradeserve_client.hedging import HedgeBudget, LatencySample
 from tradeserve_client.metadata import Metadata, call_metadata, headers_of
@@ -69,16 +69,22 @@ class CallCounts:
 
 @dataclass(frozen=True, slots=True)
 class Called(Generic[T]):
-    """An outcome and the replica that it came from; None when nothing was sent."""
+    """An outcome, and the replica that it came from; None when nothing was sent.
+
+    `attempts` says where it was sent; empty where there is only one replica.
+    """
 
     outcome: Outcome[T]
     replica: Replica | None
+    attempts: tuple[Attempt, ...] = ()
 
 
 @dataclass(slots=True)
-class _Attempt(Generic[T]):
+class _Sent(Generic[T]):
     replica: Replica
     pending: PendingCall[T]
+    cause: Cause
+    outcome: Outcome[T] | None = None
 
 
 class Caller:
@@ -141,14 +147,16 @@ class Caller:
             if delay_ns:
                 called = await self._hedged(group, first, delay_ns, service, request, allowed, metadata)
             else:
-                called = Called(await first.pending.outcome(), replica)
+                first.outcome = await first.pending.outcome()
+                called = Called(first.outcome, replica, self._told(first))
             self._note(service, called.outcome)
             if not once and called.replica is replica and _is_lost_connection(called.outcome):
                 again = await self._retry_at(replica, service, deadline_ns, allowed)
                 if again is not None:
                     self.counts.retries += 1
-                    second = self._start(group, again, service, request, metadata)
-                    called = Called(await second.pending.outcome(), again)
+                    second = self._start(group, again, service, request, metadata, Cause.RETRY)
+                    second.outcome = await second.pending.outcome()
+                    called = Called(second.outcome, again, (*called.attempts, *self._told(second)))
                     self._note(service, called.outcome)
             return called
 
@@ -166,15 +174,21 @@ class Caller:
         service: str,
         request: Request[T],
         metadata: Metadata | None,
-    ) -> _Attempt[T]:
+        cause: Cause = Cause.FIRST,
+    ) -> _Sent[T]:
         lane = replica.lane(service, self.method)
         if not metadata and not replica.metadata:
-            return _Attempt(replica, group.start(lane, request))
+            return _Sent(replica, group.start(lane, request), cause)
         headers = {**headers_of(replica.metadata), **(metadata or {})}
         if headers:
             with call_metadata(headers):
-                return _Attempt(replica, group.start(lane, request))
-        return _Attempt(replica, group.start(lane, request))
+                return _Sent(replica, group.start(lane, request), cause)
+        return _Sent(replica, group.start(lane, request), cause)
+
+    def _told(self, *sent: _Sent[T]) -> tuple[Attempt, ...]:
+        if len(self.replicas.replicas) == 1:
+            return ()
+        return tuple(Attempt(each.replica.target, each.cause, each.outcome) for each in sent)
 
     # --- retry ------------------------------------------------------------------------------------
 
@@ -197,7 +211,7 @@ class Caller:
     # --- hedges -----------------------------------------------------------------------------------
 
     def _hedge_delay_ns(
-        self, service: str, first: _Attempt[T], deadline_ns: int, allowed: Callable[[Replica], bool]
+        self, service: str, first: _Sent[T], deadline_ns: int, allowed: Callable[[Replica], bool]
     ) -> int:
         """Return after how long a hedge would go out; 0 when none may."""
         if not self._may_hedge:
@@ -210,7 +224,7 @@ class Caller:
     async def _hedged(
         self,
         group: CallGroup,
-        first: _Attempt[T],
+        first: _Sent[T],
         delay_ns: int,
         service: str,
         request: Request[T],
@@ -229,7 +243,7 @@ class Caller:
                     and self._hedges.spend()
                 ):
                     self.counts.hedges += 1
-                    hedge = self._start(group, other, service, request, metadata)
+                    hedge = self._start(group, other, service, request, metadata, Cause.HEDGE)
                     attempts[self._spawn(hedge.pending.outcome())] = hedge
             return await self._first_answer(attempts, first, service, start_ns)
         except asyncio.CancelledError:
@@ -239,20 +253,19 @@ class Caller:
 
     async def _first_answer(
         self,
-        attempts: dict[asyncio.Task[Outcome[T]], _Attempt[T]],
-        first: _Attempt[T],
+        attempts: dict[asyncio.Task[Outcome[T]], _Sent[T]],
+        first: _Sent[T],
         service: str,
         start_ns: int,
     ) -> Called[T]:
         """Return the first answer; without one, what became of the first attempt."""
         running = set(attempts)
-        failed: dict[Replica, Outcome[T]] = {}
         while running:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 attempt, outcome = attempts[task], task.result()
+                attempt.outcome = outcome
                 if isinstance(outcome, NoAnswer):
-                    failed[attempt.replica] = outcome
                     continue
                 for loser in running:
                     attempts[loser].pending.abandon()
@@ -261,10 +274,11 @@ class Caller:
                     # How long the first one was waited for; without it the sample would forget
                     # that some answers are slow, and hedge ever sooner.
                     self._sample(service).add(self._fan_out.clock_ns() - start_ns)
-                return Called(outcome, attempt.replica)
-        if len(attempts) > 1:  # both attempts are used up
-            return Called(failed[first.replica], None)
-        return Called(failed[first.replica], first.replica)
+                return Called(outcome, attempt.replica, self._told(*attempts.values()))
+        assert first.outcome is not None
+        # With a hedge both attempts are used up: nothing is left to be sent again.
+        replica = first.replica if len(attempts) == 1 else None
+        return Called(first.outcome, replica, self._told(*attempts.values()))
 
     def _note(self, service: str, outcome: Outcome[T]) -> None:
         if not self._may_hedge:

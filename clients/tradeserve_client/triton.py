@@ -225,8 +225,10 @@ class TritonClient:
             return False
         return bool(response.ready)
 
-    async def contract(self, model: str, version: int = 0, *, timeout_s: float) -> ModelContract:
-        """Return what the server serves under a name.
+    async def contract(
+        self, model: str, version: int = 0, *, timeout_s: float, replica: Replica | None = None
+    ) -> ModelContract:
+        """Return what the server serves under a name: this replica, or else the first that is connected.
 
         Without a wanted version it is the promoted one's. When the wanted version is not among those
         served, it is that of the promoted one, or the newest, so that the difference can be spelled out.
@@ -234,9 +236,9 @@ class TritonClient:
         Raises:
             CallError: No answer; ServerDownError when the model is not loaded.
         """
-        ready = (replica for replica in self.replicas.replicas if replica.link.is_ready)
-        replica = next(ready, self.replicas.replicas[0])
-        return await self._fetch(replica, model, version, timeout_s)
+        ready = (each for each in self.replicas.replicas if each.link.is_ready)
+        asked = replica or next(ready, self.replicas.replicas[0])
+        return await self._fetch(asked, model, version, timeout_s)
 
     def lane(self, service: str, *, breaker: CircuitBreaker, max_in_flight: int = 32) -> Lane:
         """Return the way to one model for a CallGroup."""
