@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import shutil
 import time
 from collections import defaultdict
@@ -160,11 +161,11 @@ def _ways_of(
 
 async def _measure(ways: Mapping[str, Measured], cases: Sequence[Case], count: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = defaultdict(list)
-    names = list(ways)
+    names, order = list(ways), random.Random(7)
     for number, case in zip(range(-_WARM_UP, count), itertools.cycle(cases), strict=False):
         # Who comes after whom changes, so that nobody always finds the caches of the same other.
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
+        order.shuffle(names)
+        for name in names:
             began = time.perf_counter_ns()
             await ways[name](case)
             took_ms = (time.perf_counter_ns() - began) / 1e6
