@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from market.chart import BarShape, Chart, ChartOptions, Mark, MarkKind, Theme, draw
-from model_export.chart_patterns import HELD_OUT, TRAINING, Family, PlantedSeries
+from model_export.chart_patterns import HELD_OUT, REAL, TRAINING, Family, PlantedSeries
 
 SIDE_PX = 480
 _LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -31,7 +31,7 @@ STYLES: dict[str, Styles] = {
             (Theme.DARK, BarShape.CANDLES),
             (Theme.LIGHT, BarShape.OHLC),
         ),
-        averages=((), (20, 50), (10,), (10, 20)),
+        averages=((), (20, 50), (10,), (10, 20), (5,), (12, 26), (40,)),
         volume=(True, True, False),
         time_zones=("America/New_York", "UTC"),
         marks=1,
@@ -44,6 +44,7 @@ STYLES: dict[str, Styles] = {
         marks=2,
     ),
 }
+STYLES[REAL.name] = STYLES[HELD_OUT.name]
 
 
 def random_symbol(rng: np.random.Generator) -> str:

@@ -1,4 +1,4 @@
-"""Where the moves between bars come from: a volatility process, or real daily returns in shuffled blocks."""
+"""Where moves between bars come from: a volatility process, or real daily returns, in shuffled blocks or in order."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ def shuffled_real_moves(rng: np.random.Generator, count: int) -> Floats:
     rows = starts[:, None] + np.arange(_BLOCK)
     moves: Floats = (real[rows] * signs[:, None]).reshape(-1)[:count]
     return np.clip(moves, -_MOST_SIGMAS, _MOST_SIGMAS)
+
+
+def real_moves(rng: np.random.Generator, count: int) -> Floats:
+    """Return the same real daily returns in the order in which they happened, from any day on.
+
+    Where a symbol's days end, the next symbol's follow.
+    """
+    real = _sample_moves()
+    days = (int(rng.integers(len(real))) + np.arange(count)) % len(real)
+    return np.clip(real[days], -_MOST_SIGMAS, _MOST_SIGMAS)
 
 
 @cache

@@ -5,6 +5,8 @@ import pytest
 
 from model_export.chart_patterns import FAMILIES, HELD_OUT, TRAINING, plant
 from model_export.chart_styles import STYLES, draw_planted
+from model_export.pattern_resemblance import LEAST_MISFIT, MOST_MISFIT, misfits, shows
+from model_export.pattern_series import real_moves
 from model_export.pattern_shapes import FLAGS, GAPS, NONE, PATTERN_NAMES
 from vision_prompt import Pattern
 
@@ -147,3 +149,28 @@ def test_the_families_share_no_style():
     training, held_out = STYLES[TRAINING.name], STYLES[HELD_OUT.name]
     assert not set(training.averages) & set(held_out.averages)
     assert not set(training.time_zones) & set(held_out.time_zones)
+
+
+@pytest.mark.parametrize("name", sorted({*PATTERN_NAMES} - {*GAPS, NONE}))
+def test_what_is_planted_follows_its_own_outline_most_closely(name):
+    for series in planted(HELD_OUT, name, 12):
+        found = misfits(series.bars)
+        assert min(found, key=lambda one: found[one]) == name
+        assert found[name] <= MOST_MISFIT
+
+
+@pytest.mark.parametrize("name", [*GAPS, NONE])
+def test_series_without_an_outline_follow_none_by_accident(name):
+    for series in planted(TRAINING, name, 12):
+        assert min(misfits(series.bars).values()) >= LEAST_MISFIT
+
+
+def test_bars_of_another_pattern_do_not_show_this_one():
+    for name, other in (("double_top", "double_bottom"), ("rising_wedge", NONE), (NONE, "rising_wedge")):
+        assert not any(shows(series.bars, other) for series in planted(HELD_OUT, name, 6))
+
+
+def test_real_moves_are_in_the_order_in_which_they_happened():
+    days = real_moves(np.random.default_rng(5), 40)
+    again = real_moves(np.random.default_rng(6), 5_000)
+    assert any(np.array_equal(days, again[at : at + 40]) for at in range(4_900))
