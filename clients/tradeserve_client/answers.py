@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -38,6 +38,30 @@ class Reason(StrEnum):
     """Nothing was sent: an earlier call that it needs had no answer."""
 
 
+class Timing(Protocol):
+    """A call as its client knows it by itself; the fields are those of a CallRecord."""
+
+    @property
+    def service(self) -> str:
+        """Who was asked."""
+
+    @property
+    def request_id(self) -> str:
+        """UUIDv7 made before the call."""
+
+    @property
+    def sent_ns(self) -> int:
+        """Monotonic time of sending."""
+
+    @property
+    def deadline_ns(self) -> int:
+        """Monotonic time until which the answer counted."""
+
+    @property
+    def received_ns(self) -> int:
+        """Monotonic time of the answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     """Where the time of one call went; written to the journal.
@@ -65,6 +89,11 @@ class CallRecord:
     model_name: str = ""
     model_version: int = 0
     artifact_sha256: str = ""
+
+    @classmethod
+    def of(cls, call: Timing) -> CallRecord:
+        """Return what the client knows of a call by itself."""
+        return cls(call.service, call.request_id, call.sent_ns, call.deadline_ns, call.received_ns)
 
     @property
     def round_trip_ns(self) -> int:

@@ -13,7 +13,7 @@ from uuid_utils import uuid7
 
 from tradeserve.vision.v1 import chart_reading_service_pb2 as pb
 from tradeserve.vision.v1 import chart_reading_service_pb2_grpc as rpc
-from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
+from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason, Timing
 from tradeserve_client.budget import Budget, ClockNs, deadline_of
 from tradeserve_client.channel import MAX_MESSAGE_BYTES, Link, TlsFiles, Transport
 from tradeserve_client.chart_messages import (
@@ -69,7 +69,7 @@ class _ReadRequest:
     request_id: str
     body: bytes
 
-    def decode(self, body: bytes, call: CallRecord) -> tuple[ChartReading, CallRecord]:
+    def decode(self, body: bytes, call: Timing) -> tuple[ChartReading, CallRecord]:
         try:
             response = pb.ReadChartResponse.FromString(body)
         except DecodeError as error:
@@ -77,7 +77,7 @@ class _ReadRequest:
         reading = read_answer(response, self.request_id)
         timing = response.timing
         record = replace(
-            call,
+            CallRecord.of(call),
             queue_ns=timing.queue_duration.ToNanoseconds() if timing.HasField("queue_duration") else -1,
             compute_ns=timing.compute_duration.ToNanoseconds() if timing.HasField("compute_duration") else -1,
             model_name=reading.model.name,

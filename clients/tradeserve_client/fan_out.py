@@ -20,7 +20,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import grpc
 import grpc.aio
 
-from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
+from tradeserve_client.alarm import Alarm, Cancellable
+from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason, Timing
 from tradeserve_client.breaker import BreakerState, CircuitBreaker
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.errors import CallError, reason_of
@@ -61,8 +62,8 @@ class Request(Protocol[T_co]):
     def body(self) -> bytes:
         """The serialized message."""
 
-    def decode(self, body: bytes, call: CallRecord) -> tuple[T_co, CallRecord]:
-        """Read the answer; may add what answered to the record.
+    def decode(self, body: bytes, call: Timing) -> tuple[T_co, CallRecord]:
+        """Read the answer, and complete what is known of the call with what answered.
 
         Raises:
             CallError: The answer is malformed.
@@ -125,56 +126,69 @@ class Lane:
 
 
 class PendingCall(Generic[T]):
-    """A call that was started, or was not for a reason; await `outcome()` once."""
+    """A call that was started, or was not for a reason; await `outcome()` once.
+
+    Attributes:
+        sent_ns: Monotonic time of sending; 0 when it was not sent.
+        deadline_ns: Monotonic time until which the answer counts.
+        received_ns: Monotonic time of its end on the wire; 0 before that.
+    """
 
     __slots__ = (
         "_call",
-        "_clock_ns",
         "_counted",
         "_ended",
+        "_fan_out",
         "_given_up",
         "_lane",
-        "_on_late",
-        "_record",
         "_refusal",
         "_request",
         "_settled",
         "_waiter",
+        "deadline_ns",
+        "received_ns",
+        "sent_ns",
     )
 
-    def __init__(
-        self,
-        lane: Lane,
-        request: Request[T],
-        record: CallRecord,
-        clock_ns: ClockNs,
-        on_late: OnLate,
-        refusal: NoAnswer | None,
-    ) -> None:
+    def __init__(self, lane: Lane, request: Request[T], deadline_ns: int, fan_out: FanOut) -> None:
+        """Make the call ready; `send` starts it."""
+        self.sent_ns = 0
+        self.deadline_ns = deadline_ns
+        self.received_ns = 0
         self._lane = lane
         self._request = request
-        self._record = record
-        self._clock_ns = clock_ns
-        self._on_late = on_late
-        self._refusal = refusal
+        self._fan_out = fan_out
+        self._refusal: NoAnswer | None = None
         self._call: Any = None
-        self._settled = refusal is not None
-        self._counted = self._ended = self._given_up = False
+        self._counted = self._ended = self._given_up = self._settled = False
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def service(self) -> str:
+        """Who is asked."""
+        return self._lane.service
 
     @property
     def request_id(self) -> str:
         """Id of the request, also when it was not sent."""
         return self._request.request_id
 
-    def send(self, timeout_s: float, headers: Headers) -> None:
-        """Start the call."""
+    def send(self, headers: Headers = ()) -> int:
+        """Start the call, or refuse it; return how many nanoseconds it has, 0 when it was not sent."""
         lane = self._lane
+        now_ns = self._fan_out.clock_ns()
+        left_ns = self.deadline_ns - now_ns
+        refusal = _refusal(lane, left_ns)
+        if refusal is not None:
+            self._settled = True
+            record = CallRecord(lane.service, "", 0, self.deadline_ns, 0)
+            self._refusal = NoAnswer(*refusal, record)
+            return 0
+        self.sent_ns = now_ns
         lane._in_flight += 1
         lane._unfinished += 1
         self._counted = True
-        if lane.lets_run:
-            timeout_s += RUN_OUT_S
+        timeout_s = left_ns / 1e9 + (RUN_OUT_S if lane.lets_run else 0.0)
         body = self._request.body
         # A MetadataChannel adds its own, so headers are named only where there are some.
         call = (
@@ -185,6 +199,7 @@ class PendingCall(Generic[T]):
         # The callback runs when the status comes off the wire, however late the caller looks at it.
         call.add_done_callback(self._on_done)
         self._call = call
+        return left_ns
 
     def cancel(self) -> None:
         """Stop waiting; the outcome is then LATE or DOWN."""
@@ -227,11 +242,8 @@ class PendingCall(Generic[T]):
 
     def _on_done(self, _call: object) -> None:
         self._ended = True
+        self.received_ns = self._fan_out.clock_ns()
         self._lane._unfinished -= 1
-        sent = self._record  # no dataclasses.replace: it is several times slower, and this is every call
-        self._record = CallRecord(
-            sent.service, sent.request_id, sent.sent_ns, sent.deadline_ns, self._clock_ns()
-        )
         if self._given_up:
             # Nobody waits any more; a task of its own, because grpc tells the status only to who awaits it.
             task = asyncio.ensure_future(self._came_late())
@@ -250,29 +262,28 @@ class PendingCall(Generic[T]):
     async def _came_late(self) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
             await self._call
-            record = self._record
-            late_ns = max(0, record.received_ns - record.deadline_ns)
-            self._on_late(record.service, record.request_id, late_ns)
+            late_ns = max(0, self.received_ns - self.deadline_ns)
+            self._fan_out.on_late(self.service, self.request_id, late_ns)
 
     def _arrived(self, body: bytes) -> Outcome[T]:
-        record = self._record
-        late_ns = record.received_ns - record.deadline_ns
+        late_ns = self.received_ns - self.deadline_ns
         if late_ns > 0:
             self._settle(self._lane.breaker.fail)
-            self._on_late(record.service, record.request_id, late_ns)
-            return NoAnswer(Reason.LATE, f"arrived {late_ns / 1e6:.1f} ms after the deadline", record)
+            self._fan_out.on_late(self.service, self.request_id, late_ns)
+            detail = f"arrived {late_ns / 1e6:.1f} ms after the deadline"
+            return NoAnswer(Reason.LATE, detail, CallRecord.of(self))
         try:
-            value, record = self._request.decode(body, record)
+            value, record = self._request.decode(body, self)
         except CallError as error:
             self._settle(self._lane.breaker.fail)
-            return NoAnswer(error.reason, error.detail, record)
+            return NoAnswer(error.reason, error.detail, CallRecord.of(self))
         self._settle(self._lane.breaker.succeed)
         return Answer(value, record)
 
     def _cut_off(self) -> NoAnswer:
         # What the alarm cut off has no answer, so the time of its cancellation is not one either.
         self._settle(self._lane.breaker.fail)
-        record = replace(self._record, received_ns=0)
+        record = replace(CallRecord.of(self), received_ns=0)
         state = self._lane._channel.get_state()
         if state is not grpc.ChannelConnectivity.READY:
             return NoAnswer(Reason.DOWN, f"no connection ({state.name.lower().replace('_', ' ')})", record)
@@ -284,9 +295,10 @@ class PendingCall(Generic[T]):
             self._settle(self._lane.breaker.fail)
         else:
             self._settle(self._lane.breaker.abandon)
+        record = CallRecord.of(self)
         if reason is Reason.LATE:
-            return NoAnswer(reason, "no answer at the deadline", replace(self._record, received_ns=0))
-        return NoAnswer(reason, f"{code.name}: {detail}", self._record)
+            return NoAnswer(reason, "no answer at the deadline", replace(record, received_ns=0))
+        return NoAnswer(reason, f"{code.name}: {detail}", record)
 
     def _settle(self, report: Callable[[], None]) -> None:
         if not self._settled:
@@ -297,13 +309,12 @@ class PendingCall(Generic[T]):
 class CallGroup:
     """Calls that share a deadline and an alarm. Use as a context manager, so that nothing outlives it."""
 
-    __slots__ = ("_alarm", "_fan_out", "_pending", "deadline_ns")
+    __slots__ = ("_fan_out", "_pending", "deadline_ns")
 
     def __init__(self, fan_out: FanOut, deadline_ns: int) -> None:
         self.deadline_ns = deadline_ns
         self._fan_out = fan_out
         self._pending: list[PendingCall[Any]] = []
-        self._alarm: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> CallGroup:
         return self
@@ -321,37 +332,25 @@ class CallGroup:
             request: What to send.
             headers: (name, value) pairs of this call. A lane of a MetadataChannel takes none here.
         """
-        fan_out = self._fan_out
-        now_ns = fan_out.clock_ns()
-        left_ns = self.deadline_ns - now_ns
-        refusal = _refusal(lane, left_ns)
-        sent_ns = 0 if refusal else now_ns
-        record = CallRecord(
-            lane.service, "" if refusal else request.request_id, sent_ns, self.deadline_ns, received_ns=0
-        )
-        no_answer = NoAnswer(*refusal, record) if refusal else None
-        pending = PendingCall(lane, request, record, fan_out.clock_ns, fan_out.on_late, no_answer)
-        if no_answer is None:
-            pending.send(left_ns / 1e9, headers)
+        pending = PendingCall(lane, request, self.deadline_ns, self._fan_out)
+        left_ns = pending.send(headers)
+        if left_ns:
+            if not self._pending:
+                self._fan_out.set_alarm(self, left_ns)
             self._pending.append(pending)
-            if self._alarm is None:
-                # Close to the deadline the lead would eat the whole call: keep half of what is left.
-                delay_ns = max(left_ns - fan_out.alarm_lead_ns, left_ns // 2)
-                loop = asyncio.get_running_loop()
-                self._alarm = loop.call_later(delay_ns / 1e9, self._cancel_all)
         return pending
 
+    def cancel(self) -> None:
+        """Stop waiting for all of them, as the alarm does."""
+        for pending in self._pending:
+            pending.cancel()
+
     def close(self) -> None:
-        """Cancel the alarm, and what nobody waited for."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """Clear the alarm, and cancel what nobody waited for."""
+        self._fan_out.clear_alarm(self)
         for pending in self._pending:
             if not pending._settled:
                 pending.abandon()
-
-    def _cancel_all(self) -> None:
-        for pending in self._pending:
-            pending.cancel()
 
 
 class FanOut:
@@ -363,7 +362,7 @@ class FanOut:
         alarm_lead_ns: How long before the deadline the alarm is set.
     """
 
-    __slots__ = ("alarm_lead_ns", "clock_ns", "on_late")
+    __slots__ = ("_alarm", "alarm_lead_ns", "clear_alarm", "clock_ns", "on_late")
 
     def __init__(
         self,
@@ -375,10 +374,31 @@ class FanOut:
         self.clock_ns = clock_ns
         self.on_late: OnLate = on_late or _ignore_late
         self.alarm_lead_ns = alarm_lead_ns
+        self._alarm = Alarm()
+        self.clear_alarm = self._alarm.clear
 
     def group(self, deadline_ns: int) -> CallGroup:
         """Return a group of calls that must be answered by then (monotonic)."""
         return CallGroup(self, deadline_ns)
+
+    async def ask(
+        self, lane: Lane, request: Request[T], deadline_ns: int, headers: Headers = ()
+    ) -> Outcome[T]:
+        """Make one call by itself: `CallGroup.start` and `outcome` at the least cost."""
+        pending = PendingCall(lane, request, deadline_ns, self)
+        left_ns = pending.send(headers)
+        if not left_ns:
+            return await pending.outcome()
+        self.set_alarm(pending, left_ns)
+        try:
+            return await pending.outcome()
+        finally:
+            self.clear_alarm(pending)
+
+    def set_alarm(self, calls: Cancellable, left_ns: int) -> None:
+        """Have calls cancelled shortly before their deadline."""
+        # Close to the deadline the lead would eat the whole call: keep half of what is left.
+        self._alarm.set(calls, max(left_ns - self.alarm_lead_ns, left_ns // 2) / 1e9)
 
 
 def _ignore_late(service: str, request_id: str, late_ns: int) -> None:
@@ -388,9 +408,9 @@ def _ignore_late(service: str, request_id: str, late_ns: int) -> None:
 def _refusal(lane: Lane, left_ns: int) -> tuple[Reason, str] | None:
     if left_ns < MIN_CALL_NS:
         return Reason.NO_BUDGET, f"{max(0, left_ns) / 1e6:.2f} ms left, nothing was sent"
-    if lane.in_flight >= lane.max_in_flight:
+    if lane._in_flight >= lane.max_in_flight:
         return Reason.BUSY, f"{lane.in_flight} calls in flight, the limit of this client"
-    if lane.unfinished >= UNFINISHED_FACTOR * lane.max_in_flight:
+    if lane._unfinished >= UNFINISHED_FACTOR * lane.max_in_flight:
         return Reason.BUSY, f"{lane.unfinished} calls unfinished at the server, most of them given up"
     if not lane.breaker.allow():
         state = "half open, a probe is out" if lane.breaker.state is BreakerState.HALF_OPEN else "open"

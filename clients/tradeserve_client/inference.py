@@ -12,14 +12,13 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 from uuid_utils import uuid7
 
-from tradeserve_client.answers import CallRecord
+from tradeserve_client.answer_reader import AnswerReader
+from tradeserve_client.answers import CallRecord, Timing
 from tradeserve_client.contract import TensorSpec
-from tradeserve_client.errors import MalformedResponseError
 from tradeserve_client.tensors import DTYPES, ID_TAG, RAW_INPUT_TAG, varint
 
 
@@ -46,14 +45,14 @@ class InferRequest:
     body: bytes
     model: PreparedModel
 
-    def decode(self, body: bytes, call: CallRecord) -> tuple[Inference, CallRecord]:
+    def decode(self, body: bytes, call: Timing) -> tuple[Inference, CallRecord]:
         """Read a ModelInferResponse, checking everything that was promised.
 
         Raises:
             MalformedResponseError: It is not what was asked for.
         """
         inference = self.model.decode(body, self.request_id)
-        record = CallRecord(  # several times faster than dataclasses.replace, and once per call
+        record = CallRecord(
             call.service,
             call.request_id,
             call.sent_ns,
@@ -79,8 +78,8 @@ class PreparedModel:
 
     __slots__ = (
         "_head",
-        "_outputs",
         "_raw_prefix",
+        "_reader",
         "artifact_sha256",
         "input_shape",
         "name",
@@ -103,7 +102,7 @@ class PreparedModel:
         self.input_shape = tuple(input_shape)
         self.artifact_sha256 = artifact_sha256
         self.request_bytes = 4 * prod(self.input_shape)
-        self._outputs = {tensor.name: self._layout(tensor) for tensor in outputs}
+        self._reader = AnswerReader(name, version, [self._fixed(tensor) for tensor in outputs])
         head = service_pb2.ModelInferRequest(model_name=name, model_version=str(version) if version else "")
         tensor = head.inputs.add()
         tensor.name = input_name
@@ -114,12 +113,11 @@ class PreparedModel:
         self._head = head.SerializeToString()
         self._raw_prefix = RAW_INPUT_TAG + varint(self.request_bytes)
 
-    def _layout(self, output: TensorSpec) -> tuple[str, list[int], np.dtype[Any], int]:
-        shape = [self.input_shape[0], *output.shape[1:]]
-        dtype = DTYPES.get(output.dtype)
-        if dtype is None or min(shape) < 0:
+    def _fixed(self, output: TensorSpec) -> TensorSpec:
+        shape = (self.input_shape[0], *output.shape[1:])
+        if output.dtype not in DTYPES or min(shape) < 0:
             raise ValueError(f"{self.name}: output {output} must have a fixed shape and a numeric dtype")
-        return output.dtype, shape, dtype, dtype.itemsize * prod(shape)
+        return TensorSpec(output.name, output.dtype, shape)
 
     def request(self, window: NDArray[np.float32]) -> InferRequest:
         """Return the request for one input.
@@ -149,40 +147,4 @@ class PreparedModel:
         Raises:
             MalformedResponseError: Not a response, or not the one that was asked for.
         """
-        try:
-            response = service_pb2.ModelInferResponse.FromString(body)
-        except DecodeError as error:
-            raise MalformedResponseError(self.name, f"not a ModelInferResponse: {error}") from error
-        if response.id != request_id:
-            raise self._malformed(f"answers request {response.id!r}, asked was {request_id!r}")
-        if response.model_name != self.name:
-            raise self._malformed(f"comes from model {response.model_name!r}")
-        served = response.model_version
-        if not served.isdigit() or (self.version and int(served) != self.version):
-            raise self._malformed(f"comes from version {served!r}, asked was {self.version}")
-        raw = response.raw_output_contents
-        if len(raw) != len(response.outputs):
-            raise self._malformed(f"has {len(response.outputs)} outputs but {len(raw)} raw contents")
-        arrays = {
-            tensor.name: self._array(tensor, content)
-            for tensor, content in zip(response.outputs, raw, strict=True)
-            if tensor.name in self._outputs
-        }
-        if len(arrays) != len(self._outputs):
-            raise self._malformed(f"lacks the output {min(self._outputs.keys() - arrays.keys())!r}")
-        return Inference(self.name, int(served), arrays)
-
-    def _array(self, tensor: Any, content: bytes) -> NDArray[Any]:
-        datatype, shape, dtype, byte_count = self._outputs[tensor.name]
-        if tensor.datatype != datatype:
-            raise self._malformed(f"output {tensor.name!r} is {tensor.datatype}, expected {datatype}")
-        if tensor.shape != shape:
-            raise self._malformed(f"output {tensor.name!r} has shape {list(tensor.shape)}, expected {shape}")
-        if len(content) != byte_count:
-            raise self._malformed(
-                f"output {tensor.name!r} has {len(content)} bytes, its shape {shape} needs {byte_count}"
-            )
-        return np.frombuffer(content, dtype).reshape(shape)
-
-    def _malformed(self, what: str) -> MalformedResponseError:
-        return MalformedResponseError(self.name, f"malformed answer: it {what}")
+        return Inference(self.name, *self._reader.read(body, request_id))

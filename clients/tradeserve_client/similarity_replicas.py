@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from uuid_utils import uuid7
 
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
-from tradeserve_client.answers import CallRecord, Outcome, Reason
+from tradeserve_client.answers import CallRecord, Outcome, Reason, Timing
 from tradeserve_client.budget import Budget, ClockNs, deadline_of
 from tradeserve_client.channel import TlsFiles, Transport
 from tradeserve_client.contract import digest_differences
@@ -39,12 +39,12 @@ class _SearchRequest:
     query: SearchQuery
     index_sha256: str
 
-    def decode(self, body: bytes, call: CallRecord) -> tuple[Matches, CallRecord]:
+    def decode(self, body: bytes, call: Timing) -> tuple[Matches, CallRecord]:
         try:
             response = pb.SearchNeighborsResponse.FromString(body)
         except DecodeError as error:
             raise MalformedResponseError(SERVICE, f"not a SearchNeighborsResponse: {error}") from error
-        matches, record = read_matches(response, self.query, self.request_id, call)
+        matches, record = read_matches(response, self.query, self.request_id, CallRecord.of(call))
         found = digest_differences(
             f"index {self.query.index_name}", self.index_sha256, matches.index.artifact_sha256
         )

@@ -5,35 +5,42 @@ from __future__ import annotations
 import difflib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import DecodeError
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tritonclient.grpc import service_pb2
 from uuid_utils import uuid7
 
-from tradeserve_client.answers import CallRecord
+from tradeserve_client.answer_reader import AnswerReader
+from tradeserve_client.answers import CallRecord, Timing
 from tradeserve_client.contract import ModelContract, TensorSpec
-from tradeserve_client.errors import MalformedResponseError, WrongRequestError
+from tradeserve_client.errors import WrongRequestError
 from tradeserve_client.inference import Inference
 from tradeserve_client.sequence import SequenceStep, check_sequence
-from tradeserve_client.tensors import ID_TAG, RAW_INPUT_TAG, decode_tensor, encode_tensor, varint
+from tradeserve_client.tensors import DTYPES, ID_TAG, RAW_INPUT_TAG, encode_tensor, varint
 
-_MAX_HEADS = 64
+_MAX_FORMS = 64
+_ID_BYTES = 36
 
 
-@dataclass(frozen=True, slots=True)
 class TensorRequest:
-    """One inference with any tensors, ready to be sent by a CallGroup."""
+    """One inference with any tensors, ready to be sent by a CallGroup.
 
-    request_id: str
-    body: bytes
-    contract: ModelContract
-    asked_version: int
-    outputs: Mapping[str, TensorSpec]
+    Attributes:
+        request_id: UUIDv7.
+        body: A serialized ModelInferRequest.
+    """
 
-    def decode(self, body: bytes, call: CallRecord) -> tuple[Inference, CallRecord]:
+    __slots__ = ("_reader", "_requests", "body", "request_id")
+
+    def __init__(self, request_id: str, body: bytes, requests: TensorRequests, reader: AnswerReader) -> None:
+        self.request_id = request_id
+        self.body = body
+        self._requests = requests
+        self._reader = reader
+
+    def decode(self, body: bytes, call: Timing) -> tuple[Inference, CallRecord]:
         """Read a ModelInferResponse, checking everything that was promised.
 
         The record says which artifact answered only when the version is the one that was checked.
@@ -41,59 +48,30 @@ class TensorRequest:
         Raises:
             MalformedResponseError: It is not what was asked for.
         """
-        inference = self._read(body)
-        checked = inference.model_version == self.contract.version
+        requests = self._requests
+        version, outputs = self._reader.read(body, self.request_id)
         record = CallRecord(
             call.service,
             call.request_id,
             call.sent_ns,
             call.deadline_ns,
             call.received_ns,
-            model_name=inference.model_name,
-            model_version=inference.model_version,
-            artifact_sha256=self.contract.artifact_sha256 if checked else "",
+            model_name=requests.contract.name,
+            model_version=version,
+            artifact_sha256=requests.artifact_sha256 if version == requests.contract.version else "",
         )
-        return inference, record
+        return Inference(requests.contract.name, version, outputs), record
 
-    def _read(self, body: bytes) -> Inference:
-        name = self.contract.name
-        try:
-            response = service_pb2.ModelInferResponse.FromString(body)
-        except DecodeError as error:
-            raise MalformedResponseError(name, f"not a ModelInferResponse: {error}") from error
-        if response.id != self.request_id:
-            raise self._malformed(f"answers request {response.id!r}, asked was {self.request_id!r}")
-        if response.model_name != name:
-            raise self._malformed(f"comes from model {response.model_name!r}")
-        served = response.model_version
-        if not served.isdigit() or (self.asked_version and int(served) != self.asked_version):
-            raise self._malformed(f"comes from version {served!r}, asked was {self.asked_version}")
-        raw = response.raw_output_contents
-        if len(raw) != len(response.outputs):
-            raise self._malformed(f"has {len(response.outputs)} outputs but {len(raw)} raw contents")
-        arrays = {
-            tensor.name: self._array(tensor, self.outputs[tensor.name], content)
-            for tensor, content in zip(response.outputs, raw, strict=True)
-            if tensor.name in self.outputs
-        }
-        if len(arrays) != len(self.outputs):
-            raise self._malformed(f"lacks the output {min(self.outputs.keys() - arrays.keys())!r}")
-        return Inference(name, int(served), arrays)
 
-    def _array(self, tensor: Any, spec: TensorSpec, content: bytes) -> NDArray[Any]:
-        if tensor.datatype != spec.dtype:
-            raise self._malformed(f"output {spec.name!r} is {tensor.datatype}, expected {spec.dtype}")
-        shape = tuple(tensor.shape)
-        if len(shape) != len(spec.shape) or any(
-            want not in (-1, got) for want, got in zip(spec.shape, shape, strict=True)
-        ):
-            raise self._malformed(
-                f"output {spec.name!r} has shape {list(shape)}, expected {list(spec.shape)}"
-            )
-        return decode_tensor(self.contract.name, spec.name, spec.dtype, shape, content)
+class _Form:
+    """What requests with inputs of the same shapes and for the same outputs have in common."""
 
-    def _malformed(self, what: str) -> MalformedResponseError:
-        return MalformedResponseError(self.contract.name, f"malformed answer: it {what}")
+    __slots__ = ("head", "reader", "tags")
+
+    def __init__(self, head: bytes, tags: Sequence[bytes], reader: AnswerReader) -> None:
+        self.head = head  # all that comes before the request's id
+        self.tags = tags  # what comes before the content of each input; () where that is not always the same
+        self.reader = reader
 
 
 class TensorRequests:
@@ -102,16 +80,21 @@ class TensorRequests:
     Attributes:
         contract: What the model takes and gives.
         version: Version to ask for; 0 lets the server choose.
+        artifact_sha256: Of the contract.
     """
 
-    __slots__ = ("_heads", "_inputs", "_outputs", "contract", "version")
+    __slots__ = ("_forms", "_inputs", "_outputs", "_plain", "artifact_sha256", "contract", "version")
 
     def __init__(self, contract: ModelContract, version: int = 0) -> None:
         self.contract = contract
         self.version = version
+        self.artifact_sha256 = contract.artifact_sha256
         self._inputs = {tensor.name: tensor for tensor in contract.inputs}
         self._outputs = {tensor.name: tensor for tensor in contract.outputs}
-        self._heads: OrderedDict[object, bytes] = OrderedDict()
+        # Inputs whose content is as long as their shape says, and their dtypes; () when there are others.
+        is_plain = all(tensor.dtype in DTYPES for tensor in contract.inputs)
+        self._plain = tuple((tensor.name, DTYPES[tensor.dtype]) for tensor in contract.inputs if is_plain)
+        self._forms: OrderedDict[object, _Form] = OrderedDict()
 
     def request(
         self,
@@ -131,41 +114,70 @@ class TensorRequests:
                 has sequences and the request is in none, or the other way round.
         """
         check_sequence(self.contract, sequence)
+        form, contents = self._as_before(inputs, outputs) or self._checked(inputs, outputs)
+        request_id = str(uuid7())
+        # Concatenated protobuf fields are one message: no copy through a message object.
+        parts = [form.head, request_id.encode()]
+        if sequence is not None:
+            parts.append(sequence.parameters())
+        parts += contents
+        return TensorRequest(request_id, b"".join(parts), self, form.reader)
+
+    def _as_before(
+        self, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]
+    ) -> tuple[_Form, list[bytes]] | None:
+        """Return the form and the contents of inputs that are as in a request that was checked before."""
+        shapes: list[tuple[int, ...]] = []
+        arrays: list[NDArray[Any]] = []
+        for name, dtype in self._plain:
+            array = inputs.get(name)
+            if type(array) is not np.ndarray or array.dtype != dtype:
+                return None
+            shapes.append(array.shape)
+            arrays.append(array)
+        form = self._forms.get((*shapes, *outputs))
+        if form is None or not form.tags or len(inputs) != len(arrays):
+            return None
+        contents: list[bytes] = []
+        for tag, array in zip(form.tags, arrays, strict=True):
+            contents += (tag, array.tobytes())
+        return form, contents
+
+    def _checked(self, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> tuple[_Form, list[bytes]]:
         self._check_names("input", inputs, self._inputs)
         self._check_names("output", outputs, self._outputs)
         missing = [str(spec) for name, spec in self._inputs.items() if name not in inputs]
         if missing:
             raise WrongRequestError(self.contract.name, f"the input {missing[0]} is missing")
-        encoded = {
-            name: encode_tensor(self.contract.name, spec, inputs[name]) for name, spec in self._inputs.items()
-        }
-        wanted = {name: self._outputs[name] for name in (outputs or self._outputs)}
-        head = self._head({name: shape for name, (shape, _) in encoded.items()}, tuple(wanted))
-        request_id = str(uuid7())
-        id_bytes = request_id.encode()
-        # Concatenated protobuf fields are one message: no copy through a message object.
-        parts = [head, ID_TAG, bytes((len(id_bytes),)), id_bytes]
-        if sequence is not None:
-            parts.append(sequence.parameters())
-        for _, content in encoded.values():
-            parts += (RAW_INPUT_TAG, varint(len(content)), content)
-        return TensorRequest(request_id, b"".join(parts), self.contract, self.version, wanted)
+        shapes: list[tuple[int, ...]] = []
+        contents: list[bytes] = []
+        for name, spec in self._inputs.items():
+            shape, content = encode_tensor(self.contract.name, spec, inputs[name])
+            shapes.append(shape)
+            contents += (RAW_INPUT_TAG + varint(len(content)), content)
+        key = (*shapes, *outputs)
+        form = self._forms.get(key)
+        if form is None:
+            tags = contents[::2] if self._plain else ()
+            form = self._forms[key] = self._form(shapes, outputs, tags)
+            if len(self._forms) > _MAX_FORMS:
+                self._forms.popitem(last=False)
+        return form, contents
 
-    def _head(self, shapes: Mapping[str, tuple[int, ...]], outputs: tuple[str, ...]) -> bytes:
-        key = (tuple(shapes.values()), outputs)
-        head = self._heads.get(key)
-        if head is None:
-            message = service_pb2.ModelInferRequest(
-                model_name=self.contract.name, model_version=str(self.version) if self.version else ""
-            )
-            for name, shape in shapes.items():
-                message.inputs.add(name=name, datatype=self._inputs[name].dtype, shape=shape)
-            for name in outputs:
-                message.outputs.add(name=name)
-            head = self._heads[key] = message.SerializeToString()
-            if len(self._heads) > _MAX_HEADS:
-                self._heads.popitem(last=False)
-        return head
+    def _form(
+        self, shapes: Sequence[tuple[int, ...]], outputs: Sequence[str], tags: Sequence[bytes]
+    ) -> _Form:
+        name, version = self.contract.name, self.version
+        message = service_pb2.ModelInferRequest(
+            model_name=name, model_version=str(version) if version else ""
+        )
+        for spec, shape in zip(self._inputs.values(), shapes, strict=True):
+            message.inputs.add(name=spec.name, datatype=spec.dtype, shape=shape)
+        wanted = [self._outputs[output] for output in dict.fromkeys(outputs or self._outputs)]
+        for spec in wanted:
+            message.outputs.add(name=spec.name)
+        head = message.SerializeToString() + ID_TAG + varint(_ID_BYTES)
+        return _Form(head, tags, AnswerReader(name, version, wanted))
 
     def _check_names(self, kind: str, names: Iterable[str], known: Mapping[str, TensorSpec]) -> None:
         for name in names:

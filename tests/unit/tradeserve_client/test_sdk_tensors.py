@@ -126,7 +126,7 @@ def test_the_heads_that_are_kept_are_bounded() -> None:
     for length in range(1, 300):
         body = requests.request({"x": np.zeros(length, np.float32)}).body
         assert list(service_pb2.ModelInferRequest.FromString(body).inputs[0].shape) == [length]
-    assert len(requests._heads) <= 64
+    assert len(requests._forms) <= 64
 
 
 def answer(request: TensorRequest, **changes: Any) -> bytes:
