@@ -27,7 +27,7 @@ from strategy.core.values import (
     Probabilities,
     WorkingOrder,
 )
-from tradeserve_client.answers import Outcome
+from tradeserve_client.answers import Attempt, Outcome
 from tradeserve_client.chart_reading import ChartQuery, ChartReading
 
 
@@ -210,10 +210,14 @@ class ForecastRequest:
 
 @dataclass(frozen=True, slots=True)
 class ForecastReply:
-    """Everything that came back in time, and the reason for everything that did not."""
+    """Everything that came back in time, and the reason for everything that did not.
+
+    `attempts` has, by service, where its call was sent; only for those that several servers provide.
+    """
 
     forecasts: Mapping[str, Outcome[Forecast]]
     neighbors: Outcome[Sequence[Neighbor]]
+    attempts: Mapping[str, Sequence[Attempt]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +226,7 @@ class VoterInfo:
 
     Attributes:
         name: Model name, equal to the voter's name in the configuration.
-        target: Where it is served.
+        target: Where it is served; several separated by commas.
         version: Version served.
         artifact_sha256: Hex digest.
         demonstrated_skill: What the card says; False is shown on the screen and in the report.

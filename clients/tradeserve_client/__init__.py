@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tradeserve_client.replicas import ReplicaLimits
     from tradeserve_client.resilience import CallCounts, Resilience
     from tradeserve_client.search_stream import PendingSearch, SearchStream
+    from tradeserve_client.search_streams import SearchStreams
     from tradeserve_client.sequence import SequenceStep
     from tradeserve_client.similarity import (
         IndexInfo,
@@ -124,6 +125,7 @@ _HOMES = {
     "replicas": ("ReplicaLimits",),
     "resilience": ("CallCounts", "Resilience"),
     "search_stream": ("PendingSearch", "SearchStream"),
+    "search_streams": ("SearchStreams",),
     "sequence": ("SequenceStep",),
     "similarity": (
         "IndexInfo",
@@ -200,6 +202,7 @@ __all__ = [
     "Resilience",
     "SearchQuery",
     "SearchStream",
+    "SearchStreams",
     "SequenceStep",
     "ServerBusyError",
     "ServerDownError",

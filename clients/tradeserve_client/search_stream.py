@@ -19,7 +19,7 @@ from uuid_utils import uuid7
 
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
-from tradeserve_client.breaker import CircuitBreaker
+from tradeserve_client.breaker import BreakerState, CircuitBreaker
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.errors import CallError, reason_of_number
 from tradeserve_client.fan_out import ALARM_LEAD_NS, MIN_CALL_NS, OnLate
@@ -64,6 +64,10 @@ class PendingSearch:
         """Return the answer in time, or why there is none."""
         return await self._future
 
+    def when_done(self, callback: Callable[[Outcome[Matches]], None]) -> None:
+        """Call back with the outcome; not after `cancel()`."""
+        self._future.add_done_callback(lambda done: None if done.cancelled() else callback(done.result()))
+
     def cancel(self) -> None:
         """Stop waiting; a late answer is still reported."""
         self._future.cancel()
@@ -105,6 +109,21 @@ class SearchStream:
         self._trouble = "the stream is not open yet"
 
     @property
+    def target(self) -> str:
+        """Where the server is."""
+        return self._client.target
+
+    @property
+    def is_well(self) -> bool:
+        """Whether a search would be sent now, and its server answered lately."""
+        return (
+            self._stream is not None
+            and self._client.link.is_ready
+            and self.breaker.state is BreakerState.CLOSED
+            and len(self._waiting) < self.max_in_flight
+        )
+
+    @property
     def is_open(self) -> bool:
         """Whether a search would be sent now."""
         return self._stream is not None
@@ -128,9 +147,15 @@ class SearchStream:
                 await self._opened.wait()
         return self.is_open
 
-    def start(self, query: SearchQuery, deadline_ns: int) -> PendingSearch:
-        """Send one search now, or refuse at once: no budget, no stream, too many in flight, breaker open."""
-        request_id = str(uuid7())
+    def start(self, query: SearchQuery, deadline_ns: int, request_id: str = "") -> PendingSearch:
+        """Send one search now, or refuse at once: no budget, no stream, too many in flight, breaker open.
+
+        Args:
+            query: What to look for.
+            deadline_ns: Monotonic.
+            request_id: Of a search that was sent to another server before; "" makes one.
+        """
+        request_id = request_id or str(uuid7())
         now_ns = self._clock_ns()
         left_ns = deadline_ns - now_ns
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What a voter's model answered, as a forecast."""
+"""What a voter's model answered, as a forecast; or that it was not asked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from strategy.core.values import Probabilities
 from strategy.ports import Forecast
-from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
+from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 from tradeserve_client.inference import Inference
 
 _SUM_TOLERANCE = 1e-3
@@ -31,3 +31,8 @@ def read_forecast(answer: Answer[Inference], embedding_dimension: int) -> Outcom
                 Reason.FAILED, f"malformed answer: the embedding has length {norm:.4g}", answer.call
             )
     return Answer(Forecast(Probabilities(down, flat, up), embedding), answer.call)
+
+
+def not_sent(service: str, reason: Reason, detail: str, deadline_ns: int) -> NoAnswer:
+    """Return why a service was not asked."""
+    return NoAnswer(reason, detail, CallRecord(service, "", 0, deadline_ns, 0))

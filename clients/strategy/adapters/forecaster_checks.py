@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,8 +30,9 @@ from tradeserve_client.channel import Link
 from tradeserve_client.contract import SHADOW_VERSION, ModelContract, differences, digest_differences
 from tradeserve_client.errors import CallError
 from tradeserve_client.fan_out import FanOut
+from tradeserve_client.replicas import Replica
 from tradeserve_client.similarity import SERVICE, IndexInfo, SimilarityClient
-from tradeserve_client.triton import PreparedModel, TritonClient
+from tradeserve_client.triton import INFER_METHOD, PreparedModel, TritonClient
 
 _log = structlog.get_logger(__name__)
 
@@ -42,14 +43,21 @@ class Check:
     Attributes:
         reason: Why it is not asked; None when it may be.
         problem: The same in words, "" when it may be asked.
+        on_doubt: Called when it should be checked again now.
     """
 
     def __init__(self, link: Link, service: str) -> None:
         self.service = service
         self.reason: Reason | None = Reason.DOWN
         self.problem = "its contract was not checked yet"
+        self.on_doubt: Callable[[], None] = _nothing
         self._link = link
         self._epoch = -1
+
+    @property
+    def target(self) -> str:
+        """Where the service is."""
+        return self._link.target
 
     @property
     def holds(self) -> bool:
@@ -77,6 +85,7 @@ class Check:
     def doubt(self) -> None:
         """Have it checked again before the next call."""
         self._epoch = -1
+        self.on_doubt()
 
     def passed(self, epoch: int) -> None:
         """Note that the contract holds."""
@@ -101,15 +110,34 @@ class VoterCheck(Check):
     """
 
     def __init__(
-        self, spec: VoterSpec, client: TritonClient, plan: ForecasterSpec, clock_ns: ClockNs
+        self,
+        spec: VoterSpec,
+        client: TritonClient,
+        plan: ForecasterSpec,
+        clock_ns: ClockNs,
+        replica: Replica | None = None,
     ) -> None:
-        super().__init__(client.link, spec.name)
+        """Make one.
+
+        Args:
+            spec: The voter.
+            client: To Triton.
+            plan: Shapes, times and bounds.
+            clock_ns: Monotonic clock.
+            replica: Which of several servers; None for the first, over a lane of its own.
+        """
+        super().__init__(replica.link if replica else client.link, spec.name)
         self.spec = spec
         breaker = CircuitBreaker(clock_ns, failure_count=plan.breaker_failure_count)
-        self.lane = client.lane(spec.name, breaker=breaker, max_in_flight=plan.max_in_flight)
+        self.lane = (
+            replica.lane(spec.name, INFER_METHOD)
+            if replica
+            else client.lane(spec.name, breaker=breaker, max_in_flight=plan.max_in_flight)
+        )
         self.prepared: PreparedModel | None = None
         self.contract: ModelContract | None = None
         self._client = client
+        self._replica = replica or client.replicas.replicas[0]
         self._plan = plan
         self._expected = spec.expected(plan.window_bars)
         self._trial = FanOut(clock_ns=clock_ns)
@@ -134,9 +162,8 @@ class VoterCheck(Check):
     async def check(self) -> list[str]:
         """Compare what is served with what is expected, and try one inference; return the differences."""
         epoch = self._link.epoch
-        timeout_s = self._plan.check_timeout_s
         try:
-            contract = await self._client.contract(self.spec.name, self.spec.version, timeout_s=timeout_s)
+            contract = await self._contract()
         except CallError as error:
             self.failed(error.reason, error.detail)
             return []
@@ -156,7 +183,7 @@ class VoterCheck(Check):
         )
         # Readiness says little (a dead backend still reports ready), and the first call is slow.
         self.lane.breaker.reset()
-        deadline_ns = self._trial.clock_ns() + int(timeout_s * 1e9)
+        deadline_ns = self._trial.clock_ns() + int(self._plan.check_timeout_s * 1e9)
         with self._trial.group(deadline_ns) as group:
             outcome = await group.start(
                 self.lane, prepared.request(_calm_window(self._plan.window_bars))
@@ -171,14 +198,20 @@ class VoterCheck(Check):
     async def look_again(self) -> None:
         """Read the contract; when it is another one than before, check it as at the start."""
         try:
-            contract = await self._client.contract(
-                self.spec.name, self.spec.version, timeout_s=self._plan.check_timeout_s
-            )
+            contract = await self._contract()
         except CallError:
             return  # calls find out by themselves that a server is away or slow
         # That another version is tried beside it says nothing about this one.
         if self.contract is None or _without_shadow(contract) != _without_shadow(self.contract):
             await self.check()
+
+    async def _contract(self) -> ModelContract:
+        return await self._client.contract(
+            self.spec.name,
+            self.spec.version,
+            timeout_s=self._plan.check_timeout_s,
+            replica=self._replica,
+        )
 
 
 class IndexCheck(Check):
@@ -209,11 +242,11 @@ class IndexCheck(Check):
             problem=refusal[1] if refusal else "",
         )
 
-    def embedding_differences(self, voter: VoterCheck) -> list[str]:
-        """Return why embeddings of the served voter can't be looked up in this index."""
-        if self.info is None or voter.contract is None:
+    def embedding_differences(self, served_sha256: str) -> list[str]:
+        """Return why embeddings of the voter's model with this digest can't be looked up in this index."""
+        if self.info is None:
             return []
-        built_from, served_sha256 = self.info.embedding_model, voter.contract.artifact_sha256
+        built_from = self.info.embedding_model
         if built_from.artifact_sha256 == served_sha256 and built_from.name == self._voter.name:
             return []
         served = f"{served_sha256[:12]}…" if served_sha256 else "without a stated sha256"
@@ -275,6 +308,8 @@ class Keeper:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         link.on_change(self._wake.set)
+        for check in checks:
+            check.on_doubt = self._wake.set
 
     def open(self) -> None:
         """Start. Needs a running loop."""
@@ -282,10 +317,6 @@ class Keeper:
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), name=f"checks {self._link.target}"
             )
-
-    def wake(self) -> None:
-        """Look again now."""
-        self._wake.set()
 
     async def close(self) -> None:
         """Stop."""
@@ -314,6 +345,10 @@ class Keeper:
         if all_hold:
             for check in self._checks:
                 await check.look_again()
+
+
+def _nothing() -> None:
+    """Do nothing: nobody keeps this check up to date."""
 
 
 def _without_shadow(contract: ModelContract) -> ModelContract:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tradeserve_client.channel import Transport
 from tradeserve_client.contract import ExpectedModel, ModelContract, TensorSpec
+from tradeserve_client.resilience import Resilience
 
 WINDOW_COLUMNS = 5
 """open, high, low, close, volume"""
@@ -41,7 +42,7 @@ class IndexSpec:
     """The index of past market states.
 
     Attributes:
-        target: Where the similarity server is; "" for none.
+        target: Where the similarity server is; several separated by commas; "" for none.
         name: Index.
         version: 0 accepts whichever is loaded.
         artifact_sha256: Hex digest of its states.npz; "" accepts and reports whatever is loaded.
@@ -60,7 +61,7 @@ class ForecasterSpec:
     """Everything the forecaster is told.
 
     Attributes:
-        triton_target: "host:port" or "unix:/path".
+        triton_target: "host:port" or "unix:/path"; several separated by commas.
         voters: Asked in parallel, reported in this order.
         index: The neighbour search.
         forecast_share_ns: Time each model has, from when the calls start.
@@ -70,13 +71,16 @@ class ForecasterSpec:
         window_bars: Bars in every window.
         bar_size_s: Seconds per bar that is traded, checked against what the models were trained on;
             0 leaves it unchecked.
-        max_in_flight: Calls at once per service.
+        max_in_flight: Calls at once per service; where a target names several servers, per server.
         breaker_failure_count: Failures in a row after which a service is left alone for a moment.
         connect_timeout_s: How long start() waits for a server that is away.
         check_timeout_s: How long one contract check may take, with its trial inference.
         recheck_s: Pause between checks of a service that is away or differs.
         look_again_s: Pause between looks at a service whose contract holds: what is replaced in place,
             under the same version and without a lost connection, is noticed after that.
+        retry: With several servers: send once more, to another one, when a connection was lost.
+        hedge_share: With several servers: calls sent to a second one because the first is slow, per call
+            at most; 0 sends none.
         transport: What carries the calls.
         traced: Send `traceparent` with each model call, the decision's id as the trace's, so that a
             server's spans join the decision's.
@@ -96,6 +100,8 @@ class ForecasterSpec:
     check_timeout_s: float = 5.0
     recheck_s: float = 1.0
     look_again_s: float = 10.0
+    retry: bool = True
+    hedge_share: float = 0.05
     transport: Transport = Transport.HTTP2
     traced: bool = False
 
@@ -119,6 +125,11 @@ class ForecasterSpec:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: must be positive, got {getattr(self, field)}")
+
+    @property
+    def resilience(self) -> Resilience:
+        """What is done where a target names several servers."""
+        return Resilience(retry=self.retry, hedge=self.hedge_share > 0, hedge_share=self.hedge_share)
 
     @property
     def embedding_voter(self) -> VoterSpec | None:

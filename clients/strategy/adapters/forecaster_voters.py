@@ -1,0 +1,204 @@
+"""A voter as the forecaster asks it: on one server, or on several that stand in for each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from strategy.adapters.forecaster_checks import VoterCheck
+from strategy.adapters.forecaster_specs import VoterSpec
+from strategy.ports import VoterInfo
+from tradeserve_client.answers import Attempt, NoAnswer, Outcome, Reason
+from tradeserve_client.fan_out import CallGroup, Headers, PendingCall
+from tradeserve_client.inference import Inference, InferRequest, PreparedModel
+from tradeserve_client.replicas import Replica
+from tradeserve_client.resilience import Called, Caller
+
+_DOUBTS = (Reason.DOWN, Reason.CONTRACT_MISMATCH)
+
+
+class AskedVoter(Protocol):
+    """A call to a voter that is under way; await `outcome()` once."""
+
+    @property
+    def attempts(self) -> Sequence[Attempt]:
+        """Where it was sent; empty with one server."""
+
+    async def outcome(self) -> Outcome[Inference]:
+        """Return the answer in time, or why there is none."""
+
+    def cancel(self) -> None:
+        """Stop waiting."""
+
+
+class Voter(Protocol):
+    """A model that votes."""
+
+    @property
+    def spec(self) -> VoterSpec:
+        """Which model."""
+
+    @property
+    def checks(self) -> Sequence[VoterCheck]:
+        """Where it stands on each server."""
+
+    @property
+    def prepared(self) -> PreparedModel | None:
+        """Requests to it; None while it can't be asked."""
+
+    def info(self) -> VoterInfo:
+        """Return what is known, for the screen and the report."""
+
+    def refusal(self) -> tuple[Reason, str] | None:
+        """Return why it is not asked now; None when it may be."""
+
+    def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> AskedVoter:
+        """Send a request of `prepared` now."""
+
+
+class LoneVoter:
+    """A voter on one server. A call adds nothing to what the SDK does."""
+
+    __slots__ = ("_check", "info", "refusal", "spec")
+
+    def __init__(self, check: VoterCheck) -> None:
+        self._check = check
+        self.spec = check.spec
+        self.info = check.info
+        self.refusal = check.refusal
+
+    @property
+    def checks(self) -> Sequence[VoterCheck]:
+        """Where it stands."""
+        return (self._check,)
+
+    @property
+    def prepared(self) -> PreparedModel | None:
+        """Requests to it."""
+        return self._check.prepared
+
+    def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> AskedVoter:
+        """Send a request now."""
+        return _LoneCall(self._check, group.start(self._check.lane, infer, headers))
+
+
+class _LoneCall:
+    __slots__ = ("_check", "_pending")
+
+    attempts: Sequence[Attempt] = ()
+
+    def __init__(self, check: VoterCheck, pending: PendingCall[Inference]) -> None:
+        self._check = check
+        self._pending = pending
+
+    async def outcome(self) -> Outcome[Inference]:
+        outcome = await self._pending.outcome()
+        if isinstance(outcome, NoAnswer):
+            _doubt(self._check, outcome)
+            return outcome
+        return _believed(self._check, outcome)
+
+    def cancel(self) -> None:
+        """Do nothing: the group it was started in ends it."""
+
+
+class ReplicatedVoter:
+    """A voter on several servers.
+
+    Only servers whose contract holds, and is the same one, are asked for it: while versions are being
+    changed on one after the other, two of them never stand in for each other.
+    """
+
+    def __init__(self, checks: dict[Replica, VoterCheck], caller: Caller) -> None:
+        self._by_replica = checks
+        self._caller = caller
+        self.checks: Sequence[VoterCheck] = tuple(checks.values())
+        self.spec = self.checks[0].spec
+
+    @property
+    def prepared(self) -> PreparedModel | None:
+        """Requests to the first server that may be asked."""
+        leader = self._leader()
+        return leader.prepared if leader else None
+
+    def info(self) -> VoterInfo:
+        """Return what is known; it has a problem when no server may be asked."""
+        leader = self._leader()
+        problem = "" if leader else self._problem()
+        known = leader or next((check for check in self.checks if check.contract), self.checks[0])
+        targets = ", ".join(check.target for check in self.checks)
+        return replace(known.info(), target=targets, problem=problem)
+
+    def refusal(self) -> tuple[Reason, str] | None:
+        """Return why no server is asked now; None when one may be."""
+        if self._leader() is not None:
+            return None
+        mismatch = any(check.reason is Reason.CONTRACT_MISMATCH for check in self.checks)
+        return Reason.CONTRACT_MISMATCH if mismatch else Reason.DOWN, self._problem()
+
+    def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> AskedVoter:
+        """Send a request to the best server, and to another one when it needs to be."""
+        call = self._call(infer, group.deadline_ns, headers)
+        return _ReplicatedCall(asyncio.get_running_loop().create_task(call, name=f"ask {self.spec.name}"))
+
+    async def _call(self, infer: InferRequest, deadline_ns: int, headers: Headers) -> Called[Inference]:
+        wanted = (infer.model.version, infer.model.artifact_sha256)
+
+        def may_ask(replica: Replica) -> bool:
+            check = self._by_replica[replica]
+            prepared = check.prepared
+            return (
+                check.holds
+                and prepared is not None
+                and (prepared.version, prepared.artifact_sha256) == wanted
+            )
+
+        called = await self._caller.call(
+            self.spec.name, infer, deadline_ns, may_ask=may_ask, metadata=dict(headers)
+        )
+        for attempt in called.attempts:
+            if isinstance(attempt.outcome, NoAnswer):
+                for check in self.checks:
+                    if check.target == attempt.target:
+                        _doubt(check, attempt.outcome)
+        if isinstance(called.outcome, NoAnswer) or called.replica is None:
+            return called
+        return replace(called, outcome=_believed(self._by_replica[called.replica], called.outcome))
+
+    def _leader(self) -> VoterCheck | None:
+        return next((check for check in self.checks if check.prepared and check.refusal() is None), None)
+
+    def _problem(self) -> str:
+        found = ((check.target, check.refusal()) for check in self.checks)
+        return "; ".join(f"{target}: {refusal[1]}" for target, refusal in found if refusal)
+
+
+class _ReplicatedCall:
+    __slots__ = ("_task", "attempts")
+
+    def __init__(self, task: asyncio.Task[Called[Inference]]) -> None:
+        self._task = task
+        self.attempts: Sequence[Attempt] = ()
+
+    async def outcome(self) -> Outcome[Inference]:
+        called = await self._task
+        self.attempts = called.attempts
+        return called.outcome
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
+def _doubt(check: VoterCheck, outcome: NoAnswer) -> None:
+    """Have a contract checked again when the server was away, or serves something else."""
+    if outcome.call.sent_ns and outcome.reason in _DOUBTS:
+        check.doubt()
+
+
+def _believed(check: VoterCheck, outcome: Outcome[Inference]) -> Outcome[Inference]:
+    if check.holds:
+        return outcome
+    # The connection changed while the answer was under way: who sent it is not certain.
+    return NoAnswer(Reason.DOWN, "the connection was lost during the call", outcome.call)
