@@ -11,17 +11,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
+from fakes.charts_to_read import chart_query
+from fakes.fake_vllm import MODEL, fake_vllm, words_for
 from fakes.similarity_index import state_arrays, unit_vectors, write_index
 from fakes.waiting import until, wait_for_file
 from served_models import ROOT
 from tradeserve_client.answers import Answer, NoAnswer, Outcome
 from tradeserve_client.channel import Transport
+from tradeserve_client.chart_reading import ChartQuery, ChartReadingClient
 from tradeserve_client.resilience import Resilience
 from tradeserve_client.similarity import SearchQuery
 from tradeserve_client.similarity_replicas import SimilarityReplicas
@@ -129,6 +133,38 @@ async def test_one_of_two_similarity_servers_killed_costs_no_search(
             assert not client.replicas.replicas[0].link.is_ready  # it was killed in the middle of it
         finally:
             await client.close()
+
+
+async def test_one_of_two_vision_servers_killed_costs_no_reading(
+    tmp_path: Path, transport: Transport
+) -> None:
+    queries = [chart_query(seed, told=False) for seed in range(16)]
+
+    def query(number: int) -> ChartQuery:
+        # Each an instrument of its own: of one, only the newest chart counts.
+        return replace(queries[number % 16], con_id=number + 1)
+
+    with contextlib.ExitStack() as stack:
+        async with fake_vllm() as url:
+            command = ["vision_server", "--api-url", url, "--api-model", MODEL, "--metrics-port", "0"]
+            # On a thread: the API that they wait for is served by this loop.
+            started = await asyncio.to_thread(stack.enter_context, servers(tmp_path, command, command))
+            # One retry and no hedge, which would have a chart read twice.
+            client = ChartReadingClient([address for address, _ in started], transport=transport)
+            try:
+                assert await client.ready(20)
+                await until(lambda: all(replica.link.is_ready for replica in client.replicas.replicas))
+                missing, wrong = await under_load(
+                    lambda number: client.read_chart(query(number), budget=BUDGET_S),
+                    lambda number, found: found.reasoning == words_for(queries[number % 16].chart_png),
+                    lambda: os.kill(started[0][1]["pid"], signal.SIGKILL),
+                )
+                print(f"missing {len(missing)} of {CALLS}, {client.counts}")
+                assert wrong == 0
+                assert len(missing) < CALLS / 1_000, missing
+                assert not client.replicas.replicas[0].link.is_ready  # it was killed in the middle of it
+            finally:
+                await client.close()
 
 
 @pytest.mark.slow
