@@ -266,7 +266,8 @@ CREATE TABLE model_calls (
     model_name text NOT NULL,
     model_version bigint NOT NULL,
     artifact_sha256 text NOT NULL,
-    output json NOT NULL
+    output json NOT NULL,
+    attempts json
 );
 CREATE INDEX model_calls_decision ON model_calls (decision_id);
 CREATE INDEX model_calls_run ON model_calls (run_id, service);
@@ -290,6 +291,8 @@ COMMENT ON COLUMN model_calls.model_name IS 'Model or index that answered.';
 COMMENT ON COLUMN model_calls.model_version IS 'Its version.';
 COMMENT ON COLUMN model_calls.artifact_sha256 IS 'Hex digest of its artifact.';
 COMMENT ON COLUMN model_calls.output IS 'The raw answer: probabilities, embedding_f32 (base64), …, or {}.';
+COMMENT ON COLUMN model_calls.attempts IS
+    'Where it was sent, in order: target, cause (first, retry, hedge), outcome, sent_after_ns, …; null: one server only.';
 
 CREATE TABLE neighbors (
     decision_id text NOT NULL,

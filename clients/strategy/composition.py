@@ -263,6 +263,8 @@ def forecaster_spec(config: StrategyConfig) -> ForecasterSpec:
         max_in_flight=config.services.triton.max_in_flight,
         transport=Transport(config.services.transport),
         traced=bool(config.telemetry.otlp_endpoint),
+        retry=config.services.replicas.retry,
+        hedge_share=config.services.replicas.hedge_share,
     )
 
 

@@ -13,6 +13,11 @@ Target = Annotated[
     str,
     Matches(r"|unix:.+|[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", 'host:port, unix:path, or "" for off'),
 ]
+_ADDRESS = r"(unix:[^,\s]+|[^\s:/,]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5})"
+Targets = Annotated[
+    str,
+    Matches(rf"|{_ADDRESS}(\s*,\s*{_ADDRESS})*", 'host:port or unix:path, more after commas, or "" for off'),
+]
 Sha256 = Annotated[str, Matches(r"|[0-9a-f]{64}", '64 hexadecimal digits, or "" for any')]
 Name = Annotated[str, Matches(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "letters, digits, _ . or -, at most 64")]
 
@@ -77,11 +82,11 @@ class TritonSection:
     """Triton Inference Server.
 
     Attributes:
-        target: host:port of its gRPC; "" = off.
-        max_in_flight: Calls open at once; the next one is refused here (busy).
+        target: host:port of its gRPC, replicas separated by commas; "" = off.
+        max_in_flight: Calls open at once per replica; the next one is refused here (busy).
     """
 
-    target: Target
+    target: Targets
     max_in_flight: Annotated[int, Within(1, 10_000)]
 
 
@@ -90,14 +95,14 @@ class SimilaritySection:
     """The similarity server.
 
     Attributes:
-        target: host:port; "" = off.
+        target: host:port, replicas separated by commas; "" = off.
         index_name: Index to search.
         index_version: Version the strategy was tested with.
         index_sha256: Its digest; "" accepts any.
         neighbor_count: Neighbours asked for.
     """
 
-    target: Target
+    target: Targets
     index_name: Name
     index_version: Annotated[int, Within(1, 2**31 - 1)]
     index_sha256: Sha256
@@ -113,6 +118,20 @@ class VisionSection:
     """
 
     target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasSection:
+    """What is done where a target names several servers; with one it costs nothing.
+
+    Attributes:
+        retry: Send a call once more, to another one, when its connection was lost and the budget allows.
+        hedge_share: Calls sent to a second one because the first is slower than 95 % were, per call at
+            most; 0 = none.
+    """
+
+    retry: bool
+    hedge_share: Annotated[float, Within(0, 0.5)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +162,7 @@ class ServicesSection:
     triton: TritonSection
     similarity: SimilaritySection
     vision: VisionSection
+    replicas: ReplicasSection
     tls: TlsSection
 
 

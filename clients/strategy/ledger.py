@@ -80,12 +80,22 @@ class Spans:
 
 @dataclass(slots=True)
 class ServiceTally:
-    """What one service did in this run."""
+    """What one service did in this run.
+
+    Attributes:
+        in_time: Answers that counted.
+        missing: Why others are missing.
+        last_missing: The latest of these, in words.
+        late_reported: Answers that came when they did not count any more.
+        again: Calls that were sent to a second server, by cause: "retry" or "hedge".
+        round_trip: Of the answers that counted.
+    """
 
     in_time: int = 0
     missing: Counter[str] = field(default_factory=Counter)
     last_missing: str = ""
     late_reported: int = 0
+    again: Counter[str] = field(default_factory=Counter)
     round_trip: Spans = field(default_factory=Spans)
 
 

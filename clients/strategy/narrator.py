@@ -76,6 +76,8 @@ class Narrator:
             elif outcome.reason is not Reason.OFF:
                 self.ledger.add_missing(name, outcome.reason.value, outcome.detail)
                 self._explain(name, outcome)
+        for name, attempts in decided.reply.attempts.items():
+            self.ledger.service(name).again.update(attempt.cause.value for attempt in attempts[1:])
         self.screen.decision(
             symbol,
             decided.bar.end_ns,

@@ -13,9 +13,11 @@ from strategy.core.decision import Decision, checks_to_json
 from strategy.core.shadow import side_of
 from strategy.core.values import Commission, Fill, Neighbor, OrderEvent, OrderIntent, Position, intent_id_of
 from strategy.ports import Forecast, ForecastReply, ForecastRequest, LateAnswer, ShadowVersion
-from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
+from tradeserve_client.answers import Answer, Attempt, CallRecord, NoAnswer, Outcome, Reason
 
 IN_TIME = "in time"
+OVERTAKEN = "overtaken"
+"""Of an attempt whose answer was not waited for, because another server's was there."""
 NEIGHBORS = "similarity"
 
 
@@ -129,9 +131,9 @@ def call_rows(request: ForecastRequest, reply: ForecastReply) -> Iterator[rows.M
     """Yield a row for every service, whether it answered in time or not."""
     for name, outcome in reply.forecasts.items():
         output = _forecast_output(outcome.value) if isinstance(outcome, Answer) else {}
-        yield _call_row(request, name, outcome, output)
+        yield _call_row(request, name, outcome, output, reply.attempts.get(name))
     if not isinstance(reply.neighbors, NoAnswer) or reply.neighbors.reason is not Reason.OFF:
-        yield _call_row(request, NEIGHBORS, reply.neighbors, {})
+        yield _call_row(request, NEIGHBORS, reply.neighbors, {}, reply.attempts.get(NEIGHBORS))
 
 
 def late_row(late: LateAnswer) -> rows.ModelCallRow:
@@ -141,7 +143,7 @@ def late_row(late: LateAnswer) -> rows.ModelCallRow:
         late.service,
         late.request_id,
         Reason.LATE.value,
-        f"arrived {late.late_ns / 1e6:.2f} ms after its deadline; not used {late.detail}".strip(),
+        f"{_lateness(late.late_ns)}; not used {late.detail}".strip(),
         False,
         -1,
         0,
@@ -237,8 +239,33 @@ def _forecast_output(forecast: Forecast) -> Mapping[str, Any]:
     return output
 
 
+def _lateness(late_ns: int) -> str:
+    if late_ns > 0:
+        return f"arrived {late_ns / 1e6:.2f} ms after its deadline"
+    return "arrived when nobody waited any more: another server had answered, or the time was all but over"
+
+
+def _attempt(attempt: Attempt, start_ns: int) -> Mapping[str, Any]:
+    told: dict[str, Any] = {"target": attempt.target, "cause": attempt.cause.value}
+    if attempt.outcome is None:
+        return told | {"outcome": OVERTAKEN}
+    call = attempt.outcome.call
+    if isinstance(attempt.outcome, NoAnswer):
+        told |= {"outcome": attempt.outcome.reason.value, "detail": attempt.outcome.detail}
+    else:
+        told["outcome"] = IN_TIME
+    return told | {
+        "sent_after_ns": call.sent_ns - start_ns if call.sent_ns else -1,
+        "received_after_ns": call.received_ns - start_ns if call.received_ns else -1,
+    }
+
+
 def _call_row(
-    request: ForecastRequest, service: str, outcome: Outcome[Any], output: Mapping[str, Any]
+    request: ForecastRequest,
+    service: str,
+    outcome: Outcome[Any],
+    output: Mapping[str, Any],
+    attempts: Sequence[Attempt] | None,
 ) -> rows.ModelCallRow:
     call: CallRecord = outcome.call
     missing = outcome if isinstance(outcome, NoAnswer) else None
@@ -259,4 +286,5 @@ def _call_row(
         call.model_version,
         call.artifact_sha256,
         output,
+        [_attempt(attempt, request.start_ns) for attempt in attempts] if attempts else None,
     )

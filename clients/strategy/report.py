@@ -100,6 +100,11 @@ def _services(ledger: RunLedger) -> Iterator[str]:
         why = ", ".join(f"{count} {reason}" for reason, count in tally.missing.most_common())
         late = f"; {tally.late_reported} came late and were not used" if tally.late_reported else ""
         yield f"               {name:<16} {tally.in_time:>7}  {missing:>7}  {share:>6.1%}   {why}{late}".rstrip()
+        if tally.again:
+            yield (
+                f"               {'':<16} sent to a second server: {tally.again['retry']} for a lost connection, "
+                f"{tally.again['hedge']} for a slow answer"
+            )
 
 
 def _shadows(ledger: RunLedger) -> Iterator[str]:

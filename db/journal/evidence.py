@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,8 +84,16 @@ def _call(call: rows.ModelCallRow) -> str:
         f"(deadline {call.deadline_after_ns / 1e6:.3f}); queue {_told(call.queue_ns)}, "
         f"compute {_told(call.compute_ns)}, network {_told(call.network_ns)}; "
         f"{call.model_name} v{call.model_version} {call.artifact_sha256[:12]}; request {call.request_id}"
-        f"{'; ' + call.detail if call.detail else ''}; output {_short(call.output)}"
+        f"{'; ' + call.detail if call.detail else ''}{_attempts(call.attempts)}; output {_short(call.output)}"
     )
+
+
+def _attempts(attempts: Sequence[Mapping[str, Any]] | None) -> str:
+    """Return where a call was sent, unless there was only one server to ask."""
+    if not attempts:
+        return ""
+    told = (f"{each['cause']} at {each['target']}: {each['outcome']}" for each in attempts)
+    return f"; sent {', '.join(told)}"
 
 
 def _shadow(answer: rows.ShadowAnswerRow) -> str:

@@ -22,6 +22,11 @@ def _host_port(text: str) -> str:
     return text
 
 
+def _host_ports(text: str) -> str:
+    """Check one or several, separated by commas."""
+    return ",".join(_host_port(part.strip()) for part in text.split(","))
+
+
 def _vision(text: str) -> str:
     return text if text in (ON, OFF) else _host_port(text)
 
@@ -67,10 +72,16 @@ def _parser() -> argparse.ArgumentParser:
         "--gateway", type=_host_port, default="", help="host:port of a real IB Gateway in paper mode"
     )
     parser.add_argument(
-        "--triton", type=_host_port, default="", help="host:port of a Triton that runs elsewhere"
+        "--triton",
+        type=_host_ports,
+        default="",
+        help="host:port of a Triton that runs elsewhere; replicas after commas",
     )
     parser.add_argument(
-        "--similarity", type=_host_port, default="", help="host:port of a similarity server elsewhere"
+        "--similarity",
+        type=_host_ports,
+        default="",
+        help="host:port of a similarity server elsewhere; replicas after commas",
     )
     parser.add_argument(
         "--vision",

@@ -31,8 +31,8 @@ class Options:
         symbols: Empty for the session's own.
         seed: Of the generated market.
         gateway: host:port of a real IB Gateway; "" for the simulator.
-        triton: host:port of a Triton that runs elsewhere; "" for a local one.
-        similarity: host:port of a similarity server that runs elsewhere; "" for a local one.
+        triton: host:port of a Triton that runs elsewhere, or of several; "" for a local one.
+        similarity: host:port of a similarity server that runs elsewhere, or of several; "" for a local one.
         vision: host:port of a vision server that runs elsewhere, "on" or "off" for a local one; "" for a local
             one where its environment was built.
         database_url: Of a real Postgres; "" for the embedded one.

@@ -90,13 +90,20 @@ class RunCollector(Collector):
         round_trips = HistogramMetricFamily(
             "tradeserve_answer_seconds", "Round trip of the answers in time.", labels=["service"]
         )
+        again = CounterMetricFamily(
+            "tradeserve_second_attempts",
+            "Calls sent to a second server: retry for a lost connection, hedge for a slow answer.",
+            labels=["service", "cause"],
+        )
         for name, tally in self._run.ledger.services.items():
             answers.add_metric([name, "in_time"], tally.in_time)
             for reason, count in tally.missing.items():
                 answers.add_metric([name, reason], count)
             late.add_metric([name], tally.late_reported)
+            for cause, count in tally.again.items():
+                again.add_metric([name, cause], count)
             _add(round_trips, name, tally.round_trip)
-        yield from (answers, late, round_trips)
+        yield from (answers, late, again, round_trips)
 
     def _of_shadows(self) -> Iterator[Metric]:
         answers = CounterMetricFamily(
