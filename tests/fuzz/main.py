@@ -15,21 +15,27 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
 from google.protobuf.message import Message
 
+from fakes.charts_to_read import chart_query
+from fakes.fake_vllm import MODEL, fake_vllm
 from fuzz.campaign import Findings, Target, attack, resident_bytes
 from tradeserve.similarity.v1 import similarity_service_pb2 as similarity_pb
 from tradeserve.strategy.v1 import strategy_service_pb2 as strategy_pb
+from tradeserve.vision.v1 import chart_reading_service_pb2 as vision_pb
+from tradeserve_client.chart_messages import read_message
 
 TESTS = Path(__file__).resolve().parents[1]
 _SIMILARITY = "/tradeserve.similarity.v1.SimilarityService/"
+_VISION = "/tradeserve.vision.v1.ChartReadingService/"
 _STRATEGY = "/tradeserve.strategy.v1.StrategyService/"
 _START_S = 60.0
 _WARM_UP_SHARE = 0.2
@@ -50,10 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _server(["similarity_server", "--ready-file", "READY", "--log-level", "error"], folder)
         )
         problems += asyncio.run(
-            _fuzz("similarity", pid, similarity_target(address), args.count * 3 // 4, args.seed)
+            _fuzz("similarity", pid, similarity_target(address), args.count * 3 // 5, args.seed)
         )
         pid, address = stack.enter_context(_server(["fuzz.strategy_target", str(folder), "READY"], folder))
-        problems += asyncio.run(_fuzz("strategy", pid, strategy_target(address), args.count // 4, args.seed))
+        problems += asyncio.run(_fuzz("strategy", pid, strategy_target(address), args.count // 5, args.seed))
+        url = stack.enter_context(_on_a_thread(fake_vllm()))
+        reader = ["vision_server", "--api-url", url, "--api-model", MODEL, "--metrics-port", "0"]
+        pid, address = stack.enter_context(
+            _server([*reader, "--ready-file", "READY", "--log-level", "error"], folder)
+        )
+        problems += asyncio.run(_fuzz("vision", pid, vision_target(address), args.count // 5, args.seed))
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     print("nothing found" if not problems else f"{len(problems)} found")
@@ -107,6 +119,18 @@ def strategy_target(address: str) -> Target:
     )
 
 
+def vision_target(address: str) -> Target:
+    """Return the methods of a vision server."""
+    return Target(
+        address,
+        {
+            _VISION + "ReadChart": read_message(chart_query(1, side_px=64), "0" * 32),
+            _VISION + "GetReader": vision_pb.GetReaderRequest(),
+        },
+        {},
+    )
+
+
 async def _fuzz(name: str, pid: int, target: Target, count: int, seed: int) -> list[str]:
     """Attack in rounds, so that memory is read between them; return what was found."""
     probe, request = next(iter(target.unary.items()))
@@ -144,6 +168,21 @@ async def _answer(address: str, method: str, request: Message) -> bytes | grpc.S
         except grpc.aio.AioRpcError as error:
             return error.code()
         return answer
+
+
+@contextmanager
+def _on_a_thread(server: AbstractAsyncContextManager[str]) -> Iterator[str]:
+    """Keep a server of asyncio on a loop of its own; give what it gives."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(_START_S)
+        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(_START_S)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @contextmanager

@@ -76,7 +76,12 @@ def _spoil_field(rng: random.Random, message: Message) -> None:
         return
     if field.is_repeated:
         values = getattr(message, field.name)
-        if field.message_type is None:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            # All maps of our protos have texts as keys.
+            value = field.message_type.fields_by_name["value"]
+            for number in range(rng.choice((1, 3, _MAX_REPEATED))):
+                values[f"{rng.choice(_TEXTS)}{number or ''}"] = _value(rng, value)
+        elif field.message_type is None:
             values.extend(_value(rng, field) for _ in range(rng.randint(1, 3)))
         elif values and rng.random() < 0.9:
             _spoil_field(rng, rng.choice(values))
