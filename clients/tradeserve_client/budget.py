@@ -93,12 +93,21 @@ def deadline_of(budget: Budget, clock_ns: ClockNs) -> Deadline:
     Raises:
         ValueError: Seconds that are not a number above 0 and at most a day.
     """
+    return budget if isinstance(budget, Deadline) else Deadline(end_ns_of(budget, clock_ns))
+
+
+def end_ns_of(budget: Budget, clock_ns: ClockNs) -> int:
+    """Return the same instant as `deadline_of`, as a number.
+
+    Raises:
+        ValueError: Seconds that are not a number above 0 and at most a day.
+    """
     if isinstance(budget, Deadline):
-        return budget
+        return budget.at_ns
     if isinstance(budget, LatencyBudget):
-        return budget.deadline
+        return budget.end_ns
     if not (isfinite(budget) and 0 < budget <= 86_400):
         raise ValueError(
             f"budget = {budget!r}: give seconds above 0, e.g. 0.02, a Deadline or a LatencyBudget"
         )
-    return Deadline(clock_ns() + round(budget * 1e9))
+    return clock_ns() + round(budget * 1e9)

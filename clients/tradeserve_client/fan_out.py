@@ -25,14 +25,13 @@ from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Rea
 from tradeserve_client.breaker import BreakerState, CircuitBreaker
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.errors import CallError, reason_of
+from tradeserve_client.metadata import Headers
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 OnLate: TypeAlias = Callable[[str, str, int], None]
 """Called with (service, request_id, late_ns) for an answer that came after its deadline."""
-
-Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 BytesMethod: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 
@@ -190,7 +189,6 @@ class PendingCall(Generic[T]):
         self._counted = True
         timeout_s = left_ns / 1e9 + (RUN_OUT_S if lane.lets_run else 0.0)
         body = self._request.body
-        # A MetadataChannel adds its own, so headers are named only where there are some.
         call = (
             lane._method(body, timeout=timeout_s, metadata=headers)
             if headers
@@ -330,7 +328,7 @@ class CallGroup:
         Args:
             lane: The way to the service.
             request: What to send.
-            headers: (name, value) pairs of this call. A lane of a MetadataChannel takes none here.
+            headers: (name, value) pairs of this call.
         """
         pending = PendingCall(lane, request, self.deadline_ns, self._fan_out)
         left_ns = pending.send(headers)

@@ -1,14 +1,9 @@
-"""Metadata (headers) on calls: for every call of a client, and for one call more.
-
-A channel that adds it, so that whatever calls over the channel sends it too.
-"""
+"""Metadata (headers) on calls: for every call of a client, and for one call more."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -21,27 +16,15 @@ Metadata: TypeAlias = Mapping[str, str]
 MetadataSource: TypeAlias = "Metadata | Callable[[], Metadata]"
 """Headers of every call, or what gives them anew for each call (a token that expires)."""
 
-_Pairs: TypeAlias = tuple[tuple[str, str], ...]
+Headers: TypeAlias = tuple[tuple[str, str], ...]
+"""Metadata as the transports take them, checked."""
 
-_of_this_call: ContextVar[_Pairs] = ContextVar("metadata of this call", default=())
-
-
-@contextlib.contextmanager
-def call_metadata(metadata: Metadata) -> Iterator[None]:
-    """Add headers to the calls that are started inside.
-
-    Raises:
-        TradeserveError: A name or value that HTTP/2 does not carry.
-    """
-    token = _of_this_call.set((*_of_this_call.get(), *_pairs(metadata)))
-    try:
-        yield
-    finally:
-        _of_this_call.reset(token)
+_NAME = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[ -~]*")
 
 
 class MetadataChannel:
-    """A channel whose calls carry metadata.
+    """A channel whose calls carry metadata, for stubs that know nothing of them.
 
     Attributes:
         channel: The channel behind it.
@@ -53,7 +36,7 @@ class MetadataChannel:
         self.channel = channel
         self._source = source
         if not callable(source):
-            _pairs(source)
+            _checked(source)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Return the state of the connection."""
@@ -77,33 +60,34 @@ class MetadataChannel:
 
     def _adding(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def start(*args: Any, **kwargs: Any) -> Any:
-            pairs = (*_pairs(headers_of(self._source)), *_of_this_call.get())
+            pairs = headers_for(self._source)
             return method(*args, metadata=pairs, **kwargs) if pairs else method(*args, **kwargs)
 
         return start
 
 
-def headers_of(source: MetadataSource) -> Metadata:
-    """Return what a source gives now.
+def headers_for(source: MetadataSource, metadata: Metadata | None = None) -> Headers:
+    """Return what goes with one call: what the source gives now, or its own of the same name.
 
     Raises:
-        TradeserveError: It failed.
+        TradeserveError: The source failed, or a name or value is none that HTTP/2 carries.
     """
-    if not callable(source):
-        return source
+    if not source and not metadata:
+        return ()
     try:
-        return source()
+        given = source() if callable(source) else source
     except Exception as error:
         raise TradeserveError(f"metadata: what gives them failed: {error!r}") from error
+    return _checked({**given, **metadata} if metadata else given)
 
 
-def _pairs(metadata: Metadata) -> _Pairs:
+def _checked(metadata: Metadata) -> Headers:
     for name, value in metadata.items():
-        if not re.fullmatch(r"[0-9a-z_.-]+", name) or name.startswith("grpc-") or name.endswith("-bin"):
+        if not _NAME.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin"):
             raise TradeserveError(
                 f"metadata {name!r}: a name has lower-case letters, digits, _ . or -, "
                 'neither starts with "grpc-" nor ends in "-bin"'
             )
-        if not re.fullmatch(r"[ -~]*", value):
+        if not _VALUE.fullmatch(value):
             raise TradeserveError(f"metadata {name!r}: the value has characters that are not printable ASCII")
     return tuple(metadata.items())

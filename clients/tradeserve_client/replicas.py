@@ -46,7 +46,7 @@ class Replica:
         metadata: The client's, which whoever starts a call on a lane adds to it.
     """
 
-    __slots__ = ("_clock_ns", "_lane_channel", "_lanes", "_limits", "channel", "link", "metadata")
+    __slots__ = ("_clock_ns", "_lanes", "_limits", "channel", "link", "metadata")
 
     def __init__(
         self,
@@ -61,8 +61,6 @@ class Replica:
         self.link = Link(target, tls=tls, transport=transport)
         # It has what callers need of a channel; grpc has no narrower type for that.
         self.channel = cast("grpc.aio.Channel", MetadataChannel(self.link.channel, metadata))
-        # What gives the metadata may fail; on a lane that would be in the middle of its bookkeeping.
-        self._lane_channel = cast("grpc.aio.Channel", MetadataChannel(self.link.channel, {}))
         self.metadata = metadata
         self._limits = limits
         self._clock_ns = clock_ns
@@ -97,7 +95,7 @@ class Replica:
                 )
             lane = self._lanes[service, method] = Lane(
                 service,
-                self._lane_channel,
+                self.link.channel,
                 method,
                 breaker=CircuitBreaker(self._clock_ns, failure_count=self._limits.breaker_failure_count),
                 max_in_flight=self._limits.max_in_flight,

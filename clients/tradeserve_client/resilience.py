@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from tradeserve_client.answers import Answer, Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
-from tradeserve_client.fan_out import MIN_CALL_NS, CallGroup, FanOut, PendingCall, Request
+from tradeserve_client.fan_out import MIN_CALL_NS, CallGroup, FanOut, Lane, PendingCall, Request
 from tradeserve_client.hedging import HedgeBudget, LatencySample
-from tradeserve_client.metadata import Metadata, call_metadata, headers_of
+from tradeserve_client.metadata import Metadata, headers_for
 from tradeserve_client.replicas import Replica, ReplicaSet, any_ready
 
 T = TypeVar("T")
@@ -150,15 +150,22 @@ class Caller:
                 first.outcome = await first.pending.outcome()
                 called = Called(first.outcome, replica, self._told(first))
             self._note(service, called.outcome)
-            if not once and called.replica is replica and _is_lost_connection(called.outcome):
-                again = await self._retry_at(replica, service, deadline_ns, allowed)
-                if again is not None:
-                    self.counts.retries += 1
-                    second = self._start(group, again, service, request, metadata, Cause.RETRY)
-                    second.outcome = await second.pending.outcome()
-                    called = Called(second.outcome, again, (*called.attempts, *self._told(second)))
-                    self._note(service, called.outcome)
-            return called
+        return (
+            called if once else await self.retried(called, service, request, deadline_ns, allowed, metadata)
+        )
+
+    def call_straight(
+        self,
+        replica: Replica,
+        lane: Lane,
+        request: Request[T],
+        deadline_ns: int,
+        metadata: Metadata | None = None,
+    ) -> Coroutine[Any, Any, Outcome[T]]:
+        """Ask the only replica once; `call` at the least cost, but for what `retried` does."""
+        self.counts.calls += 1
+        headers = headers_for(replica.metadata, metadata)
+        return self._fan_out.ask(lane, request, deadline_ns, headers)
 
     async def close(self) -> None:
         """Wait for what was cancelled to end."""
@@ -177,13 +184,8 @@ class Caller:
         cause: Cause = Cause.FIRST,
     ) -> _Sent[T]:
         lane = replica.lane(service, self.method)
-        if not metadata and not replica.metadata:
-            return _Sent(replica, group.start(lane, request), cause)
-        headers = {**headers_of(replica.metadata), **(metadata or {})}
-        if headers:
-            with call_metadata(headers):
-                return _Sent(replica, group.start(lane, request), cause)
-        return _Sent(replica, group.start(lane, request), cause)
+        headers = headers_for(replica.metadata, metadata)
+        return _Sent(replica, group.start(lane, request, headers), cause)
 
     def _told(self, *sent: _Sent[T]) -> tuple[Attempt, ...]:
         if len(self.replicas.replicas) == 1:
@@ -191,6 +193,28 @@ class Caller:
         return tuple(Attempt(each.replica.target, each.cause, each.outcome) for each in sent)
 
     # --- retry ------------------------------------------------------------------------------------
+
+    async def retried(
+        self,
+        called: Called[T],
+        service: str,
+        request: Request[T],
+        deadline_ns: int,
+        allowed: Callable[[Replica], bool],
+        metadata: Metadata | None,
+    ) -> Called[T]:
+        """Return what came of a second attempt, where the connection was lost and there is time for one."""
+        if called.replica is None or not _is_lost_connection(called.outcome):
+            return called
+        again = await self._retry_at(called.replica, service, deadline_ns, allowed)
+        if again is None:
+            return called
+        self.counts.retries += 1
+        with self._fan_out.group(deadline_ns) as group:
+            second = self._start(group, again, service, request, metadata, Cause.RETRY)
+            second.outcome = await second.pending.outcome()
+        self._note(service, second.outcome)
+        return Called(second.outcome, again, (*called.attempts, *self._told(second)))
 
     async def _retry_at(
         self, failed: Replica, service: str, deadline_ns: int, allowed: Callable[[Replica], bool]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import CircuitBreaker
-from tradeserve_client.budget import Budget, ClockNs, deadline_of
+from tradeserve_client.budget import Budget, ClockNs, end_ns_of
 from tradeserve_client.channel import TlsFiles, Transport
 from tradeserve_client.contract import (
     PROMOTED_VERSION,
@@ -28,18 +28,17 @@ from tradeserve_client.contract import (
     ModelContract,
     TensorSpec,
     canary_of,
-    chosen_version,
-    parameters_of,
 )
+from tradeserve_client.contract_fetch import fetch_contract
 from tradeserve_client.contract_watch import ContractWatch, OnContractChange
-from tradeserve_client.errors import error_of
 from tradeserve_client.fan_out import FanOut, Lane, OnLate
 from tradeserve_client.inference import Inference, InferRequest, PreparedModel
 from tradeserve_client.metadata import Metadata, MetadataSource
 from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets, any_ready
 from tradeserve_client.resilience import CallCounts, Called, Caller, OnOutcome, Resilience, ignore_outcome
-from tradeserve_client.sequence import SequenceStep, sequence_id_types
-from tradeserve_client.tensor_request import TensorRequests
+from tradeserve_client.route import Route
+from tradeserve_client.sequence import SequenceStep
+from tradeserve_client.tensor_request import TensorRequest, TensorRequests
 
 __all__ = ["INFER_METHOD", "InferRequest", "Inference", "PreparedModel", "TritonClient"]
 
@@ -49,6 +48,19 @@ _RECHECK_S = 5.0
 _CLOSE_GRACE_S = 1.0
 _MAX_CONTRACTS = 256
 _DOUBTS = (Reason.DOWN, Reason.CONTRACT_MISMATCH, Reason.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What `infer` was asked."""
+
+    model: str
+    inputs: Mapping[str, ArrayLike]
+    deadline_ns: int
+    version: int
+    outputs: Sequence[str]
+    metadata: Metadata | None
+    sequence: SequenceStep | None = None
 
 
 class TritonClient:
@@ -118,6 +130,7 @@ class TritonClient:
             on_change=on_contract_change,
         )
         self._requests: OrderedDict[tuple[str, int], TensorRequests] = OrderedDict()
+        self._routes: dict[tuple[str, int], Route] = {}
 
     @property
     def target(self) -> str:
@@ -169,41 +182,67 @@ class TritonClient:
             TradeserveError: The headers can't be made or sent.
             ValueError: The budget is no time.
         """
-        deadline = deadline_of(budget, self._clock_ns)
-        outcome = await self._infer(model, inputs, deadline.at_ns, version, outputs, metadata, sequence)
+        deadline_ns = end_ns_of(budget, self._clock_ns)
+        route = self._routes.get((model, version))
+        if route is not None and route.holds and sequence is None:
+            request = route.requests.request(inputs, outputs)
+            outcome = await self._caller.call_straight(
+                route.replica, route.lane, request, deadline_ns, metadata
+            )
+            if not (isinstance(outcome, Answer) and route.agrees(outcome.value.model_version)):
+                question = _Question(model, inputs, deadline_ns, version, outputs, metadata)
+                outcome = await self._followed_up(route, request, outcome, question)
+        else:
+            outcome = await self._infer(
+                _Question(model, inputs, deadline_ns, version, outputs, metadata, sequence)
+            )
         self._on_outcome(outcome)
         return outcome
 
-    async def _infer(
-        self,
-        model: str,
-        inputs: Mapping[str, ArrayLike],
-        deadline_ns: int,
-        version: int,
-        outputs: Sequence[str],
-        metadata: Metadata | None,
-        sequence: SequenceStep | None = None,
-    ) -> Outcome[Inference]:
+    async def _infer(self, question: _Question) -> Outcome[Inference]:
+        model, version, sequence = question.model, question.version, question.sequence
         only = self._holder(sequence)
         contract = self._watch.contract(model, version, only)
         if contract is None:
-            contract = await self._first_check(model, version, deadline_ns, only)
+            contract = await self._first_check(model, version, question.deadline_ns, only)
         if contract is None:
-            return self._not_sent(model, version, deadline_ns)
+            problem = self._watch.problem(model, version)
+            return NoAnswer(*problem, CallRecord(model, "", 0, question.deadline_ns, 0))
         if not version and sequence is None and (canary := self._canary(contract)):
-            tried = await self._infer(model, inputs, deadline_ns, canary, outputs, metadata)
+            tried = await self._infer(replace(question, version=canary))
             # A canary that is gone, or broken, must not cost its callers an answer.
             if isinstance(tried, Answer) or tried.reason in (Reason.LATE, Reason.BUSY):
                 return tried
-        called = await self._ask(contract, version, inputs, outputs, deadline_ns, metadata, sequence)
-        may_repeat = not version and sequence is None
+        self._lay_route(contract, version)
+        return await self._settled(await self._ask(contract, question), contract, question)
+
+    async def _followed_up(
+        self, route: Route, request: TensorRequest, outcome: Outcome[Inference], question: _Question
+    ) -> Outcome[Inference]:
+        """Return what `_infer` would, when the first thing that it would have done gave this."""
+        called = await self._caller.retried(
+            Called(outcome, route.replica),
+            question.model,
+            request,
+            question.deadline_ns,
+            self._may_ask(question),
+            question.metadata,
+        )
+        return await self._settled(called, route.contract, question)
+
+    async def _settled(
+        self, called: Called[Inference], contract: ModelContract, question: _Question
+    ) -> Outcome[Inference]:
+        """Return what becomes of a call: asked once more when the version is gone, and checked."""
+        model, version = question.model, question.version
+        may_repeat = not version and question.sequence is None
         if may_repeat and called.replica is not None and _is_unloaded(called.outcome):
             # The version may have been replaced just now, or only here: once more where one is served.
             self._watch.doubt(model, version, called.replica, ask_meanwhile=False)
-            newer = await self._first_check(model, version, deadline_ns)
+            newer = await self._first_check(model, version, question.deadline_ns)
             if newer is not None:
                 contract = newer
-                called = await self._ask(contract, version, inputs, outputs, deadline_ns, metadata)
+                called = await self._ask(contract, question)
         if called.replica is None:
             return called.outcome
         return self._checked(called.outcome, called.replica, contract, version)
@@ -283,30 +322,37 @@ class TritonClient:
         replicas = self.replicas.replicas
         return None if sequence is None else replicas[sequence.replica_index(len(replicas))]
 
-    async def _ask(
-        self,
-        contract: ModelContract,
-        version: int,
-        inputs: Mapping[str, ArrayLike],
-        outputs: Sequence[str],
-        deadline_ns: int,
-        metadata: Metadata | None,
-        sequence: SequenceStep | None = None,
-    ) -> Called[Inference]:
-        # A version that is loaded to be tried must not answer those who asked for the promoted one.
-        asked = version or (contract.version if PROMOTED_VERSION in contract.parameters else 0)
-        request = self._requests_to(contract, asked).request(inputs, outputs, sequence)
-        only = self._holder(sequence)
-
-        def may_ask(replica: Replica) -> bool:
-            return only in (None, replica) and self._watch.may_ask(contract.name, version, replica)
-
+    async def _ask(self, contract: ModelContract, question: _Question) -> Called[Inference]:
+        requests = self._requests_to(contract, question.version)
         return await self._caller.call(
-            contract.name, request, deadline_ns, may_ask=may_ask, metadata=metadata, once=sequence is not None
+            question.model,
+            requests.request(question.inputs, question.outputs, question.sequence),
+            question.deadline_ns,
+            may_ask=self._may_ask(question),
+            metadata=question.metadata,
+            once=question.sequence is not None,
         )
 
-    def _not_sent(self, model: str, version: int, deadline_ns: int) -> NoAnswer:
-        return NoAnswer(*self._watch.problem(model, version), CallRecord(model, "", 0, deadline_ns, 0))
+    def _may_ask(self, question: _Question) -> Callable[[Replica], bool]:
+        only = self._holder(question.sequence)
+
+        def may_ask(replica: Replica) -> bool:
+            return only in (None, replica) and self._watch.may_ask(question.model, question.version, replica)
+
+        return may_ask
+
+    def _lay_route(self, contract: ModelContract, version: int) -> None:
+        """Remember what the next call to a model needs, where there is nothing to choose."""
+        model = contract.name
+        replica = self.replicas.replicas[0]
+        known = self._watch.known(model, version, replica)
+        tries_canary = not version and not self._watch.is_pinned(model) and canary_of(contract.parameters)[0]
+        if len(self.replicas.replicas) > 1 or tries_canary or known is None or known.contract is not contract:
+            return
+        if len(self._routes) >= _MAX_CONTRACTS:
+            self._routes.clear()
+        lane = replica.lane(model, INFER_METHOD)
+        self._routes[model, version] = Route(replica, known, lane, self._requests_to(contract, version))
 
     def _canary(self, contract: ModelContract) -> int:
         """Return the version that this call tries, 0 mostly; who pinned a contract tries none."""
@@ -315,9 +361,11 @@ class TritonClient:
         return version if chosen and version in contract.versions else 0
 
     def _requests_to(self, contract: ModelContract, version: int) -> TensorRequests:
-        requests = self._requests.get((contract.name, version))
+        # A version that is loaded to be tried must not answer those who asked for the promoted one.
+        asked = version or (contract.version if PROMOTED_VERSION in contract.parameters else 0)
+        requests = self._requests.get((contract.name, asked))
         if requests is None or requests.contract != contract:
-            requests = self._requests[contract.name, version] = TensorRequests(contract, version)
+            requests = self._requests[contract.name, asked] = TensorRequests(contract, asked)
             if len(self._requests) > _MAX_CONTRACTS:
                 self._requests.popitem(last=False)
         return requests
@@ -345,30 +393,7 @@ class TritonClient:
         return Answer(outcome.value, replace(outcome.call, artifact_sha256=checked.artifact_sha256))
 
     async def _fetch(self, replica: Replica, model: str, version: int, timeout_s: float) -> ModelContract:
-        stub = self._stubs[replica]
-        try:
-            newest = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=model), timeout=timeout_s)
-            versions = tuple(sorted(int(number) for number in newest.versions if number.isdigit()))
-            # Whichever version: they share the model's one config.
-            config = await stub.ModelConfig(service_pb2.ModelConfigRequest(name=model), timeout=timeout_s)
-            parameters = {key: value.string_value for key, value in config.config.parameters.items()}
-            chosen = chosen_version(version, versions, parameters)
-            metadata = newest
-            if chosen and len(versions) > 1:
-                metadata = await stub.ModelMetadata(
-                    service_pb2.ModelMetadataRequest(name=model, version=str(chosen)), timeout=timeout_s
-                )
-        except grpc.aio.AioRpcError as error:
-            raise error_of(model, error) from error
-        return ModelContract(
-            name=metadata.name,
-            version=chosen,
-            versions=versions,
-            inputs=tuple(_spec(tensor) for tensor in metadata.inputs),
-            outputs=tuple(_spec(tensor) for tensor in metadata.outputs),
-            parameters=parameters_of(chosen, parameters),
-            sequence_id_types=sequence_id_types(config.config),
-        )
+        return await fetch_contract(self._stubs[replica], model, version, timeout_s)
 
 
 def _is_unloaded(outcome: Outcome[Inference]) -> bool:
@@ -379,7 +404,3 @@ def _is_unloaded(outcome: Outcome[Inference]) -> bool:
         and outcome.call.received_ns > 0
         and not outcome.detail.startswith("UNAVAILABLE")
     )
-
-
-def _spec(tensor: Any) -> TensorSpec:
-    return TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape))

@@ -7,7 +7,7 @@ import pytest
 from tradeserve_client.client_set import Clients
 from tradeserve_client.config import ClientConfig, TritonSection, load_config
 from tradeserve_client.errors import ConfigError, TradeserveError
-from tradeserve_client.metadata import MetadataChannel, call_metadata
+from tradeserve_client.metadata import MetadataChannel, headers_for
 from tradeserve_client.replicas import split_targets
 
 
@@ -130,5 +130,5 @@ def test_metadata_that_http2_does_not_carry_are_refused_by_name(wrong: dict[str,
     name = next(iter(wrong))
     with pytest.raises(TradeserveError, match=f"metadata '{name}'"):
         MetadataChannel(None, wrong)
-    with pytest.raises(TradeserveError, match=f"metadata '{name}'"), call_metadata(wrong):
-        pass
+    with pytest.raises(TradeserveError, match=f"metadata '{name}'"):
+        headers_for({}, wrong)
