@@ -1,6 +1,7 @@
 import threading
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,6 +163,21 @@ def test_searching_while_another_thread_adds_finds_nothing_wrong() -> None:
     assert failures == []
     assert len(index) == 600
     assert index.search(vectors[599], 1)[0].state.state_id == 600
+
+
+def test_a_search_keeps_to_one_core_on_whatever_thread_it_runs() -> None:
+    index = built(unit_vectors(np.random.default_rng(1), 20, DIMENSION), START_NS + np.arange(20))
+    cores: list[int] = []
+
+    def search() -> None:
+        faiss.omp_set_num_threads(4)  # as on a machine of four cores
+        index.search(index.main.table.embedding[0], 3)
+        cores.append(faiss.omp_get_max_threads())
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    thread.join()
+    assert cores == [1]
 
 
 def test_rounded_embeddings_are_normalised_and_rows_keep_their_facts(tmp_path: Path) -> None:
