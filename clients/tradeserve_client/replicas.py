@@ -132,7 +132,7 @@ class ReplicaSet:
             )
             for target in addresses
         )
-        self._next = 0
+        self._turns: dict[str, int] = {}
 
     def open(self) -> None:
         """Start connecting to all of them. Needs a running loop."""
@@ -158,9 +158,10 @@ class ReplicaSet:
         best: Replica | None = None
         best_rank: tuple[int, int] | None = None
         count = len(self.replicas)
-        self._next = (self._next + 1) % count
+        # A turn per service: with one for all, two models asked in turn would stick to a server each.
+        turn = self._turns[service] = (self._turns.get(service, 0) + 1) % count
         for offset in range(count):
-            replica = self.replicas[(self._next + offset) % count]
+            replica = self.replicas[(turn + offset) % count]
             if replica is without or not may_ask(replica):
                 continue
             rank = (self._health(replica, service, method), replica.in_flight)
