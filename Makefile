@@ -195,6 +195,10 @@ models: $(VENV)/.extras-cpu-dev-export ## Train and export every model and the i
 vlm: $(VENV)/.extras-cpu-dev-export ## Train the small chart reader on generated charts (VLM_SEED=1 VLM_DEVICE=cpu|cuda; some hours on one core)
 	@nice -n 19 $(BIN)/python -m model_export vlm --seed "$(or $(VLM_SEED),1)" --device "$(or $(VLM_DEVICE),cpu)"
 
+.PHONY: detector
+detector: $(VENV)/.extras-cpu-dev-export ## Train the chart pattern detector and export it (DATA=../shared/data DETECTOR_SEED=1; an hour on one core)
+	@nice -n 19 $(BIN)/python -m model_export detector --seed "$(or $(DETECTOR_SEED),1)" $(if $(wildcard $(DATA)/patterns_gap_yolo),--data "$(DATA)")
+
 .PHONY: clean
 clean: ## Remove everything that was built, the embedded database too
 	@rm -rf build

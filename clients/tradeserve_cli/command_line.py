@@ -9,7 +9,18 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from tradeserve_cli import chart, descriptors, infer, models, output, read_chart, search, status, watch
+from tradeserve_cli import (
+    chart,
+    descriptors,
+    detect,
+    infer,
+    models,
+    output,
+    read_chart,
+    search,
+    status,
+    watch,
+)
 from tradeserve_cli.arguments import Parser, UsageError
 from tradeserve_client.answers import Reason
 from tradeserve_client.errors import CallError, ContractError, TradeserveError
@@ -24,13 +35,13 @@ def parser() -> Parser:
     """Return the parser of every command."""
     made = Parser(
         prog="tradeserve",
-        description="Ask models, search past market states, draw and read charts, look at a running strategy.",
+        description="Ask models, search past states, draw and read charts, find patterns, look at a running strategy.",
         epilog="tradeserve COMMAND --help shows an example of each command",
         allow_abbrev=False,
     )
     made.add_argument("--version", action="version", version=metadata.version("tradeserve"))
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (infer, search, chart, read_chart, status, models, watch, descriptors):
+    for command in (infer, search, chart, detect, read_chart, status, models, watch, descriptors):
         command.register(commands)
     return made
 

@@ -69,7 +69,7 @@ def read_card(path: Path, kind: type[Any]) -> Any:
 
     Args:
         path: A card.json.
-        kind: ModelCard or IndexCard.
+        kind: ModelCard, IndexCard or DetectorCard.
 
     Raises:
         ArtifactError: The file is missing, no JSON, or a field is missing, unknown or of a wrong type.
@@ -92,13 +92,13 @@ def read_card(path: Path, kind: type[Any]) -> Any:
         if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             raise ArtifactError(f"{path}: {name} must be {annotation}, not {value!r}")
     card = kind(**raw)
-    if isinstance(card, ModelCard) and not card.demonstrated_skill and NO_SKILL not in card.statement:
+    if not getattr(card, "demonstrated_skill", True) and NO_SKILL not in card.statement:
         raise ArtifactError(f"{path}: without demonstrated skill the statement must say {NO_SKILL!r}")
     return card
 
 
-def write_card(path: Path, card: ModelCard | IndexCard) -> None:
-    """Write a card as JSON, keys in the order of the fields."""
+def write_card(path: Path, card: Any) -> None:
+    """Write a card, a dataclass, as JSON, keys in the order of the fields."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {f.name: getattr(card, f.name) for f in fields(card)}
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
@@ -131,7 +131,7 @@ def describe_tensor(tensor: Tensor) -> dict[str, Any]:
     """Return a tensor as a card shows it."""
     return {
         "name": tensor.name,
-        "datatype": "FP32",
+        "datatype": tensor.datatype,
         "shape": [-1, *tensor.dims],
         "description": tensor.description,
     }

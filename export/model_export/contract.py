@@ -24,21 +24,19 @@ MAX_IR_VERSION = 10
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An input or output of a model, without the batch dimension."""
+    """An input or output of a model, without the batch dimension.
+
+    Attributes:
+        name: In the graph.
+        dims: Lengths; -1 is any.
+        description: For the card.
+        datatype: KServe's name.
+    """
 
     name: str
     dims: tuple[int, ...]
     description: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelContract:
-    """What a model takes and gives."""
-
-    name: str
-    version: int
-    task: str
-    outputs: tuple[Tensor, ...]
+    datatype: str = "FP32"
 
 
 WINDOW = Tensor(
@@ -46,6 +44,33 @@ WINDOW = Tensor(
     (WINDOW_BARS, len(CHANNELS)),
     "raw bars (open, high, low, close, volume), oldest first; prices > 0, volume >= 0, all finite",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContract:
+    """What a model takes and gives.
+
+    Attributes:
+        name: In Triton.
+        version: Of the committed file.
+        task: For the card.
+        outputs: In the graph's order.
+        input: The only one.
+        max_batch_size: Rows that Triton puts together at most.
+        warm_dims: What a warm-up request has where the input's lengths are free; () where none is.
+        tensorrt: Whether a GPU serves it through TensorRT; else through CUDA.
+    """
+
+    name: str
+    version: int
+    task: str
+    outputs: tuple[Tensor, ...]
+    input: Tensor = WINDOW
+    max_batch_size: int = MAX_BATCH_SIZE
+    warm_dims: tuple[int, ...] = ()
+    tensorrt: bool = True
+
+
 PROBABILITIES = Tensor(
     "probabilities",
     (len(CLASSES),),
@@ -65,6 +90,32 @@ MODELS: dict[str, ModelContract] = {
         (PROBABILITIES, EMBEDDING),
     ),
 }
+
+# Most boxes that the detector gives of one chart.
+DETECTIONS = 32
+DETECTOR = ModelContract(
+    "pattern_detector",
+    1,
+    "chart patterns with boxes and scores on a picture of a chart",
+    (
+        Tensor(
+            "boxes",
+            (DETECTIONS, 4),
+            "left, top, right, bottom in pixels of the given picture, surest first; 0 in rows without one",
+        ),
+        Tensor("scores", (DETECTIONS,), "0 to 1; 0 in rows without a box"),
+        Tensor("labels", (DETECTIONS,), "positions in `classes`; -1 in rows without a box", "INT32"),
+        Tensor("count", (1,), "rows with a box", "INT32"),
+    ),
+    Tensor("image", (-1, -1, 3), "red, green, blue of each pixel, the uppermost row first", "UINT8"),
+    # A picture weighs 0.7 MB, and one alone keeps a core busy.
+    max_batch_size=8,
+    warm_dims=(480, 480, 3),
+    # Pictures come in any size, and each would be an engine of its own.
+    tensorrt=False,
+)
+SERVED: dict[str, ModelContract] = {**MODELS, DETECTOR.name: DETECTOR}
+"""All that the model repository holds; MODELS are the forecasters among them."""
 
 INDEX_NAME = "market_states"
 INDEX_VERSION = 1
@@ -88,7 +139,7 @@ class Layout:
 
     def onnx(self, name: str) -> Path:
         """The graph of one model."""
-        return self.model_dir(name) / str(MODELS[name].version) / "model.onnx"
+        return self.model_dir(name) / str(SERVED[name].version) / "model.onnx"
 
     def card(self, name: str) -> Path:
         """The card of one model."""

@@ -36,8 +36,8 @@ class Graph:
         self.inputs = {t.name: _shape(t) for t in self._session.get_inputs()}
         self.outputs = {t.name: _shape(t) for t in self._session.get_outputs()}
 
-    def __call__(self, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Return every output for raw windows, (n, 60, 5); large n is cut into batches."""
+    def __call__(self, windows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Return every output for raw windows, (n, 60, 5), or pictures; large n is cut into batches."""
         name = next(iter(self.inputs))
         parts = [
             self._session.run(None, {name: windows[i : i + _BATCH]})

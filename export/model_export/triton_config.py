@@ -14,45 +14,55 @@ Source: github.com/triton-inference-server/onnxruntime_backend README, "TensorRT
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model_export.contract import (
-    BAR_SIZES_S,
-    HORIZON_BARS,
-    MAX_BATCH_SIZE,
-    WINDOW,
-    ModelContract,
-    Tensor,
-)
+from model_export.contract import BAR_SIZES_S, HORIZON_BARS, ModelContract, Tensor
 
 # Each config's place in the model's folder, and whether it is for a GPU.
 CONFIG_FILES = {"config.pbtxt": True, "configs/cpu.pbtxt": False}
 QUEUE_DELAY_US = 0
 _OPTIMAL_BATCH = 8
-# The smallest and the largest: memory grows and engines are built before the first request, not during it.
-_WARM_UP_BATCHES = {"one": 1, "full": MAX_BATCH_SIZE}
 _MAX_STATEMENT = 200
 
 
 def parameters(
     artifact_sha256: str, export_commit: str, demonstrated_skill: bool, statement: str
 ) -> dict[str, str]:
-    """Return the config parameters that clients check before they call a model.
+    """Return the config parameters of a forecaster, that clients check before they call it.
 
     Raises:
         ValueError: The statement is too long for a screen's line.
     """
-    if len(statement) > _MAX_STATEMENT:
-        raise ValueError(f"the statement has {len(statement)} characters; at most {_MAX_STATEMENT} fit")
     return {
         "artifact_sha256": artifact_sha256,
         "export_commit": export_commit,
         "bar_sizes_s": ",".join(str(b) for b in BAR_SIZES_S),
         "horizon_bars": str(HORIZON_BARS),
-        "demonstrated_skill": "true" if demonstrated_skill else "false",
-        "statement": statement,
+        **_claims(demonstrated_skill, statement),
     }
+
+
+def detector_parameters(
+    artifact_sha256: str, export_commit: str, classes: Sequence[str], statement: str
+) -> dict[str, str]:
+    """Return the config parameters of the detector: what its labels stand for among them.
+
+    Raises:
+        ValueError: The statement is too long for a screen's line.
+    """
+    return {
+        "artifact_sha256": artifact_sha256,
+        "export_commit": export_commit,
+        "classes": ",".join(classes),
+        **_claims(False, statement),
+    }
+
+
+def _claims(demonstrated_skill: bool, statement: str) -> dict[str, str]:
+    if len(statement) > _MAX_STATEMENT:
+        raise ValueError(f"the statement has {len(statement)} characters; at most {_MAX_STATEMENT} fit")
+    return {"demonstrated_skill": "true" if demonstrated_skill else "false", "statement": statement}
 
 
 def config_text(contract: ModelContract, values: Mapping[str, str], *, gpu: bool) -> str:
@@ -60,23 +70,23 @@ def config_text(contract: ModelContract, values: Mapping[str, str], *, gpu: bool
 
     Args:
         contract: Names and shapes.
-        values: What `parameters` returned.
-        gpu: With TensorRT on a GPU, or for ONNX Runtime on CPUs.
+        values: What `parameters` or `detector_parameters` returned.
+        gpu: On a GPU, with TensorRT where the contract says so, or for ONNX Runtime on CPUs.
     """
     kind = "KIND_GPU" if gpu else "KIND_CPU"
     blocks = [
         f'name: "{contract.name}"',
         'platform: "onnxruntime_onnx"',
-        f"max_batch_size: {MAX_BATCH_SIZE}",
-        f"input [ {_tensor(WINDOW)} ]",
+        f"max_batch_size: {contract.max_batch_size}",
+        f"input [ {_tensor(contract.input)} ]",
         "output [ " + ", ".join(_tensor(t) for t in contract.outputs) + " ]",
         f"instance_group [ {{ kind: {kind} count: 1 }} ]",
         f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}",
         "version_policy { latest { num_versions: 2 } }",
-        _warmup(),
+        _warmup(contract),
     ]
-    if gpu:
-        blocks.append(_tensorrt())
+    if gpu and contract.tensorrt:
+        blocks.append(_tensorrt(contract))
     # Which of several loaded versions clients use that name none; `tradeserve models promote` changes it.
     stated = {**values, "promoted_version": str(contract.version)}
     if not gpu:
@@ -107,37 +117,39 @@ def read_tensors(text: str) -> dict[str, dict[str, tuple[int, ...]]]:
     result: dict[str, dict[str, tuple[int, ...]]] = {}
     for side in ("input", "output"):
         line = next(row for row in text.splitlines() if row.startswith(f"{side} ["))
-        pairs = re.findall(r'name: "([^"]+)" data_type: TYPE_FP32 dims: \[ ([\d, ]+) \]', line)
+        pairs = re.findall(r'name: "([^"]+)" data_type: TYPE_\w+ dims: \[ ([-\d, ]+) \]', line)
         result[side] = {name: tuple(int(d) for d in dims.split(",")) for name, dims in pairs}
     return result
 
 
 def _tensor(tensor: Tensor) -> str:
-    return f'{{ name: "{tensor.name}" data_type: TYPE_FP32 dims: [ {_dims(tensor)} ] }}'
+    return f'{{ name: "{tensor.name}" data_type: TYPE_{tensor.datatype} dims: [ {_dims(tensor.dims)} ] }}'
 
 
-def _dims(tensor: Tensor) -> str:
-    return ", ".join(str(d) for d in tensor.dims)
+def _dims(dims: Sequence[int]) -> str:
+    return ", ".join(str(d) for d in dims)
 
 
-def _warmup() -> str:
-    value = f"{{ data_type: TYPE_FP32 dims: [ {_dims(WINDOW)} ] zero_data: true }}"
+def _warmup(contract: ModelContract) -> str:
+    """Warm the smallest and the largest batch: memory grows and engines are built before the first request."""
+    kind, dims = contract.input.datatype, _dims(contract.warm_dims or contract.input.dims)
+    value = f"{{ data_type: TYPE_{kind} dims: [ {dims} ] zero_data: true }}"
     samples = (
-        f'{{ name: "{name}" batch_size: {rows} inputs {{ key: "{WINDOW.name}" value {value} }} }}'
-        for name, rows in _WARM_UP_BATCHES.items()
+        f'{{ name: "{name}" batch_size: {rows} inputs {{ key: "{contract.input.name}" value {value} }} }}'
+        for name, rows in (("one", 1), ("full", contract.max_batch_size))
     )
     return f"model_warmup [ {', '.join(samples)} ]"
 
 
-def _tensorrt() -> str:
-    shape = "x".join(str(d) for d in WINDOW.dims)
+def _tensorrt(contract: ModelContract) -> str:
+    name, shape = contract.input.name, "x".join(str(d) for d in contract.input.dims)
     options = {
         "precision_mode": "FP32",
         "max_workspace_size_bytes": str(1 << 30),
         "trt_engine_cache_enable": "true",
-        "trt_profile_min_shapes": f"{WINDOW.name}:1x{shape}",
-        "trt_profile_opt_shapes": f"{WINDOW.name}:{_OPTIMAL_BATCH}x{shape}",
-        "trt_profile_max_shapes": f"{WINDOW.name}:{MAX_BATCH_SIZE}x{shape}",
+        "trt_profile_min_shapes": f"{name}:1x{shape}",
+        "trt_profile_opt_shapes": f"{name}:{_OPTIMAL_BATCH}x{shape}",
+        "trt_profile_max_shapes": f"{name}:{contract.max_batch_size}x{shape}",
     }
     rows = "".join(f'\n      parameters {{ key: "{k}" value: "{v}" }}' for k, v in options.items())
     return (

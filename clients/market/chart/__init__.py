@@ -12,6 +12,7 @@ from market.chart.columns import BarColumns, columns_of, columns_of_window
 from market.chart.drawing import Chart, draw
 from market.chart.geometry import Box, Geometry
 from market.chart.options import BarShape, ChartOptions, ChartStyle, Mark, MarkKind, Theme
+from market.chart.patterns import FoundPattern, found_patterns
 from market.chart.png import encode_png
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Chart",
     "ChartOptions",
     "ChartStyle",
+    "FoundPattern",
     "Geometry",
     "Mark",
     "MarkKind",
@@ -29,4 +31,5 @@ __all__ = [
     "columns_of_window",
     "draw",
     "encode_png",
+    "found_patterns",
 ]

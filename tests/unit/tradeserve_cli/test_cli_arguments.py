@@ -11,6 +11,7 @@ COMMANDS = (
     "infer",
     "search",
     "chart",
+    "detect",
     "read-chart",
     "status",
     "models list",
