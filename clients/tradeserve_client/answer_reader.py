@@ -146,8 +146,11 @@ class _Layout:
         for where, gap in self._gaps:
             if body[where] != gap:
                 return None
-        # A copy of the part, not a view into the whole: numpy wants numbers at addresses that fit them.
-        return {name: np.ndarray(shape, dtype, body[part]) for name, part, shape, dtype in self._arrays}
+        outputs: dict[str, NDArray[Any]] = {}
+        for name, part, shape, dtype in self._arrays:
+            # A copy of the part, not a view into the whole: numpy wants numbers at addresses that fit them.
+            outputs[name] = np.ndarray(shape, dtype, body[part])
+        return outputs
 
 
 def _spans(body: bytes) -> list[tuple[int, _Span]]:

@@ -93,12 +93,11 @@ class CircuitBreaker:
 
     def succeed(self) -> None:
         """Count an answer; closes a half-open breaker."""
-        if self._state is BreakerState.OPEN:
-            return  # the answer of a call from before the failures says little about now
-        self._state = BreakerState.CLOSED
-        self._failures = 0
-        self._probes = 0
-        self._pause_ns = self.open_ns
+        if self._state is BreakerState.CLOSED:
+            self._failures = 0
+        elif self._state is BreakerState.HALF_OPEN:
+            self.reset()
+        # While it is open, the answer of a call from before the failures says little about now.
 
     def fail(self) -> None:
         """Count a failure; opens the breaker after a run of them, or at once while half open."""

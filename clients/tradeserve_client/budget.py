@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 from typing import TypeAlias
 
 ClockNs: TypeAlias = Callable[[], int]
@@ -106,7 +105,7 @@ def end_ns_of(budget: Budget, clock_ns: ClockNs) -> int:
         return budget.at_ns
     if isinstance(budget, LatencyBudget):
         return budget.end_ns
-    if not (isfinite(budget) and 0 < budget <= 86_400):
+    if not 0 < budget <= 86_400:
         raise ValueError(
             f"budget = {budget!r}: give seconds above 0, e.g. 0.02, a Deadline or a LatencyBudget"
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -128,6 +128,7 @@ class PendingCall(Generic[T]):
     """A call that was started, or was not for a reason; await `outcome()` once.
 
     Attributes:
+        service: Who is asked.
         sent_ns: Monotonic time of sending; 0 when it was not sent.
         deadline_ns: Monotonic time until which the answer counts.
         received_ns: Monotonic time of its end on the wire; 0 before that.
@@ -147,10 +148,12 @@ class PendingCall(Generic[T]):
         "deadline_ns",
         "received_ns",
         "sent_ns",
+        "service",
     )
 
     def __init__(self, lane: Lane, request: Request[T], deadline_ns: int, fan_out: FanOut) -> None:
         """Make the call ready; `send` starts it."""
+        self.service = lane.service
         self.sent_ns = 0
         self.deadline_ns = deadline_ns
         self.received_ns = 0
@@ -161,11 +164,6 @@ class PendingCall(Generic[T]):
         self._call: Any = None
         self._counted = self._ended = self._given_up = self._settled = False
         self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def service(self) -> str:
-        """Who is asked."""
-        return self._lane.service
 
     @property
     def request_id(self) -> str:
@@ -253,6 +251,7 @@ class PendingCall(Generic[T]):
             self._waiter.set_result(None)
 
     def _free(self) -> None:
+        self._fan_out.clear_alarm(self)
         if self._counted:
             self._counted = False
             self._lane._in_flight -= 1
@@ -275,7 +274,9 @@ class PendingCall(Generic[T]):
         except CallError as error:
             self._settle(self._lane.breaker.fail)
             return NoAnswer(error.reason, error.detail, CallRecord.of(self))
-        self._settle(self._lane.breaker.succeed)
+        if not self._settled:
+            self._settled = True
+            self._lane.breaker.succeed()
         return Answer(value, record)
 
     def _cut_off(self) -> NoAnswer:
@@ -379,19 +380,15 @@ class FanOut:
         """Return a group of calls that must be answered by then (monotonic)."""
         return CallGroup(self, deadline_ns)
 
-    async def ask(
+    def ask(
         self, lane: Lane, request: Request[T], deadline_ns: int, headers: Headers = ()
-    ) -> Outcome[T]:
-        """Make one call by itself: `CallGroup.start` and `outcome` at the least cost."""
+    ) -> Coroutine[Any, Any, Outcome[T]]:
+        """Make one call by itself, now; return its outcome, which must be awaited."""
         pending = PendingCall(lane, request, deadline_ns, self)
         left_ns = pending.send(headers)
-        if not left_ns:
-            return await pending.outcome()
-        self.set_alarm(pending, left_ns)
-        try:
-            return await pending.outcome()
-        finally:
-            self.clear_alarm(pending)
+        if left_ns and not pending._ended:
+            self.set_alarm(pending, left_ns)
+        return pending.outcome()
 
     def set_alarm(self, calls: Cancellable, left_ns: int) -> None:
         """Have calls cancelled shortly before their deadline."""

@@ -54,7 +54,7 @@ class InferRequest:
         inference = self.model.decode(body, self.request_id)
         record = CallRecord(
             call.service,
-            call.request_id,
+            self.request_id,
             call.sent_ns,
             call.deadline_ns,
             call.received_ns,

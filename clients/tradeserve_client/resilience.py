@@ -164,7 +164,7 @@ class Caller:
     ) -> Coroutine[Any, Any, Outcome[T]]:
         """Ask the only replica once; `call` at the least cost, but for what `retried` does."""
         self.counts.calls += 1
-        headers = headers_for(replica.metadata, metadata)
+        headers = headers_for(replica.metadata, metadata) if metadata or replica.metadata else ()
         return self._fan_out.ask(lane, request, deadline_ns, headers)
 
     async def close(self) -> None:

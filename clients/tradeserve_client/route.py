@@ -14,15 +14,17 @@ class Route:
     Attributes:
         replica: The server.
         contract: What it serves.
+        version: Of the contract.
         lane: The way to the model there.
         requests: Makes requests as the contract says.
     """
 
-    __slots__ = ("_known", "_link", "_seen", "contract", "lane", "replica", "requests")
+    __slots__ = ("_known", "_link", "_seen", "contract", "lane", "replica", "requests", "version")
 
     def __init__(self, replica: Replica, known: Known, lane: Lane, requests: TensorRequests) -> None:
         self.replica = replica
         self.contract = requests.contract
+        self.version = requests.contract.version
         self.lane = lane
         self.requests = requests
         self._known = known
@@ -34,7 +36,3 @@ class Route:
         """Whether the contract was not read again since, and the connection is still the same."""
         known = self._known
         return known.epoch == self._link.epoch and known.contract is self._seen and known.problem is None
-
-    def agrees(self, version: int) -> bool:
-        """Return whether an answer of that version is one of what was found good."""
-        return version == self.contract.version and self.holds

@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from tritonclient.grpc import service_pb2
 from uuid_utils import uuid7
 
@@ -52,7 +51,7 @@ class TensorRequest:
         version, outputs = self._reader.read(body, self.request_id)
         record = CallRecord(
             call.service,
-            call.request_id,
+            self.request_id,
             call.sent_ns,
             call.deadline_ns,
             call.received_ns,
@@ -113,7 +112,8 @@ class TensorRequests:
             WrongRequestError: A tensor is missing, unknown, or of the wrong dtype or shape, or the model
                 has sequences and the request is in none, or the other way round.
         """
-        check_sequence(self.contract, sequence)
+        if sequence is not None or self.contract.sequence_id_types:
+            check_sequence(self.contract, sequence)
         form, contents = self._as_before(inputs, outputs) or self._checked(inputs, outputs)
         request_id = str(uuid7())
         # Concatenated protobuf fields are one message: no copy through a message object.
@@ -127,20 +127,18 @@ class TensorRequests:
         self, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]
     ) -> tuple[_Form, list[bytes]] | None:
         """Return the form and the contents of inputs that are as in a request that was checked before."""
-        shapes: list[tuple[int, ...]] = []
-        arrays: list[NDArray[Any]] = []
+        key: tuple[object, ...] = tuple(outputs)
+        contents: list[bytes] = []
         for name, dtype in self._plain:
             array = inputs.get(name)
             if type(array) is not np.ndarray or array.dtype != dtype:
                 return None
-            shapes.append(array.shape)
-            arrays.append(array)
-        form = self._forms.get((*shapes, *outputs))
-        if form is None or not form.tags or len(inputs) != len(arrays):
+            key += (array.shape,)
+            contents += (b"", array.tobytes())
+        form = self._forms.get(key)
+        if form is None or not form.tags or len(inputs) != len(form.tags):
             return None
-        contents: list[bytes] = []
-        for tag, array in zip(form.tags, arrays, strict=True):
-            contents += (tag, array.tobytes())
+        contents[::2] = form.tags
         return form, contents
 
     def _checked(self, inputs: Mapping[str, ArrayLike], outputs: Sequence[str]) -> tuple[_Form, list[bytes]]:
@@ -155,7 +153,7 @@ class TensorRequests:
             shape, content = encode_tensor(self.contract.name, spec, inputs[name])
             shapes.append(shape)
             contents += (RAW_INPUT_TAG + varint(len(content)), content)
-        key = (*shapes, *outputs)
+        key = (*outputs, *shapes)
         form = self._forms.get(key)
         if form is None:
             tags = contents[::2] if self._plain else ()

@@ -189,7 +189,9 @@ class TritonClient:
             outcome = await self._caller.call_straight(
                 route.replica, route.lane, request, deadline_ns, metadata
             )
-            if not (isinstance(outcome, Answer) and route.agrees(outcome.value.model_version)):
+            if not (
+                isinstance(outcome, Answer) and outcome.value.model_version == route.version and route.holds
+            ):
                 question = _Question(model, inputs, deadline_ns, version, outputs, metadata)
                 outcome = await self._followed_up(route, request, outcome, question)
         else:
