@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +18,8 @@ import pytest
 from fakes.charts_to_read import chart_query
 from fakes.fake_vllm import MODEL, fake_vllm, words_for
 from fakes.similarity_index import state_arrays, unit_vectors, write_index
-from fakes.waiting import until, wait_for_file
+from fakes.waiting import until
+from replica_processes import servers
 from served_models import ROOT
 from tradeserve_client.answers import Answer, NoAnswer, Outcome
 from tradeserve_client.channel import Transport
@@ -37,42 +35,6 @@ CALLS = 3_000
 WORKERS = 8
 BUDGET_S = 2.0
 VENV_TRITON = ROOT / "build" / "venv-triton"
-
-
-@contextlib.contextmanager
-def servers(folder: Path, *commands: list[str]) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """Start several servers, each a process group of its own; yield (address, ready file) of each."""
-    processes: list[subprocess.Popen[bytes]] = []
-    ready_files: list[Path] = []
-    try:
-        for number, command in enumerate(commands):
-            home = folder / str(number)
-            home.mkdir()
-            ready = home / "ready.json"
-            with (home / "server.log").open("wb") as log:
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", *command, "--ready-file", str(ready)],
-                        stdout=log,
-                        stderr=log,
-                        env=os.environ,
-                        start_new_session=True,
-                    )
-                )
-            ready_files.append(ready)
-        for ready, process in zip(ready_files, processes, strict=True):
-            wait_for_file(ready, process, timeout_s=90)
-        contents = [json.loads(ready.read_text()) for ready in ready_files]
-        yield [(content["address"], content) for content in contents]
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
 
 async def under_load(
