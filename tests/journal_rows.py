@@ -97,6 +97,10 @@ def one_of_each(decision_id: str = "", intent_id: str = "") -> list[rows.Row]:
         rows.ModelCallRow(
             decision_id, "lstm_cnn", "r1", "in time", "", True, 100, 15_000_000, 3_000_000, 10, 20, 30,
             "lstm_cnn", 1, "ab" * 32, {"probabilities": [0.1, 0.2, 0.7]},
+            [
+                {"target": "gpu1:8001", "cause": "first", "outcome": "down", "sent_after_ns": 50},
+                {"target": "gpu2:8001", "cause": "retry", "outcome": "in time", "sent_after_ns": 100},
+            ],
         ),
         rows.NeighborRow(decision_id, 0, 42, 7, "EURUSD", NS - DAY_NS, 3600, 0.987654321, -12.5),
         an_intent(intent_id, decision_id),

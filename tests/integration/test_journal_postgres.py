@@ -228,6 +228,7 @@ def test_the_commands_show_what_was_recorded(postgres_url: str, tmp_path: Path) 
     for expected in (
         "AAA: BUY entry",
         "lstm_cnn: in time, used",
+        "sent first at gpu1:8001: down, retry at gpu2:8001: in time",
         "EURUSD",
         "stop 99.5",
         "commission 1.005",

@@ -67,6 +67,16 @@ async def test_a_scrape_shows_decisions_answers_stages_and_money(
     assert (figure("tradeserve_rows_recorded_total"), figure("tradeserve_rows_waiting")) == (7, 2)
 
 
+async def test_calls_that_were_sent_to_a_second_server_are_counted_by_cause(
+    world: World, scrape: Callable[[], Figure]
+) -> None:
+    await world.bar()
+    world.engine.ledger.service("lstm_cnn").again.update(("retry", "hedge", "hedge"))
+    figure = await asyncio.to_thread(scrape)
+    assert figure("tradeserve_second_attempts_total", service="lstm_cnn", cause="retry") == 1
+    assert figure("tradeserve_second_attempts_total", service="lstm_cnn", cause="hedge") == 2
+
+
 async def test_a_version_that_is_tried_has_figures_of_its_own_and_its_voter_none_of_it(
     world: World, scrape: Callable[[], Figure]
 ) -> None:

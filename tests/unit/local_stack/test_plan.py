@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from local_stack import plan
+from local_stack.__main__ import _parser
 from local_stack.plan import Options
 from local_stack.process import Service, StackError
 
@@ -38,6 +39,14 @@ def test_the_strategy_trades_the_session_that_the_simulator_replays(tmp_path: Pa
     assert given["services.triton.target"] == "127.0.0.1:8001"
     assert command[command.index("--until-ns") + 1] == "7"
     assert command[command.index("--seed") + 1] == "3"
+
+
+def test_servers_elsewhere_may_be_several(capsys: pytest.CaptureFixture[str]):
+    arguments = _parser().parse_args(["--triton", "gpu1:8001, gpu2:8001", "--similarity", "faiss:8101"])
+    assert (arguments.triton, arguments.similarity) == ("gpu1:8001,gpu2:8001", "faiss:8101")
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["--triton", "gpu1:8001,gpu2"])
+    assert "'gpu2' is not host:port" in capsys.readouterr().err
 
 
 def test_a_build_folder_of_its_own_takes_spool_kill_switch_and_database_along(tmp_path: Path):

@@ -8,8 +8,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
+from strategy.composition import forecaster_spec
 from strategy.config import ConfigError, StrategyConfig, default_toml, load
 from strategy.core.decision import rules_from_json
+from tradeserve_client.resilience import Resilience
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -56,6 +58,20 @@ def test_a_voter_of_one_s_own_needs_only_its_name(tmp_path: Path) -> None:
     assert config.voters["mine"].version == 1
 
 
+def test_targets_may_name_several_servers_and_what_is_done_then_is_on(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '[services.triton]\ntarget = "gpu1:8001, [::1]:8001,unix:/run/triton"\n'
+        '[services.similarity]\ntarget = "a:1,b:2"\n',
+    )
+    spec = forecaster_spec(load(path))
+    assert spec.triton_target == "gpu1:8001, [::1]:8001,unix:/run/triton"
+    assert spec.index.target == "a:1,b:2"
+    assert spec.resilience == Resilience(retry=True, hedge=True, hedge_share=0.05)
+    off = {"services.replicas.retry": "false", "services.replicas.hedge_share": "0"}
+    assert forecaster_spec(load(path, off)).resilience == Resilience(retry=False, hedge=False, hedge_share=0)
+
+
 def test_a_service_that_is_off_takes_its_voters_along() -> None:
     assert set(load(None, {"services.similarity.target": ""}).weights) == {"gaf_resnet", "lstm_cnn"}
     assert set(load(None, {"voters.lstm_cnn.enabled": "false"}).weights) == {"gaf_resnet", "similarity"}
@@ -89,6 +105,11 @@ def test_a_service_that_is_off_takes_its_voters_along() -> None:
         ("[strategy]\nwindow_bars = 10", ["[strategy] window_bars = 10", "atr_period_bars 14 must be below"]),
         ('[trading]\nmode = "papr"', ['one of "paper", "live"', "did you mean 'paper'?"]),
         ('[services.triton]\ntarget = "localhost"', ["expected a text of the form host:port"]),
+        (
+            '[services.triton]\ntarget = "a:1, b"',
+            ["expected a text of the form host:port", "more after commas"],
+        ),
+        ("[services.replicas]\nhedge_share = 0.6", ["expected a number from 0 to 0.5"]),
         ('[voters.lstm_cnn]\nartifact_sha256 = "abc"', ["64 hexadecimal digits"]),
         ("[budget]\nforecast_ms = 45", ["[budget] forecast_ms = 45", "the shares add up to 62 ms"]),
         ("[ensemble]\nquorum_voters = 4", ["the quorum is 4, but only 3 can vote"]),

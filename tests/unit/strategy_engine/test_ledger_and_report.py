@@ -65,6 +65,14 @@ def test_the_report_counts_answers_latency_orders_and_money() -> None:
     assert "2 rows in Postgres: decisions 2" in text
 
 
+def test_the_report_tells_what_was_sent_to_a_second_server() -> None:
+    ledger = RunLedger()
+    ledger.add_answer("lstm_cnn", 4_000_000)
+    assert "second server" not in text_of(ledger)
+    ledger.service("lstm_cnn").again.update(("retry", "hedge", "hedge"))
+    assert "sent to a second server: 1 for a lost connection, 2 for a slow answer" in text_of(ledger)
+
+
 def test_the_report_has_a_line_per_version_that_was_tried() -> None:
     ledger = RunLedger()
     ledger.shadows[ShadowVersion("lstm_cnn", 2, "ab" * 32)] = ShadowTally(
