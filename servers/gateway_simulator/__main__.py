@@ -20,7 +20,8 @@ from gateway_simulator.faults import read_faults
 from gateway_simulator.generated import DEFAULT_SYMBOLS, generate
 from gateway_simulator.server import Gateway, Options
 from gateway_simulator.session import BAR_SIZES_S, NS_PER_S, Session
-from gateway_simulator.session_file import SAMPLE_WARMUP_BARS, TIME_NAMES, Choice, read_sample, read_session
+from gateway_simulator.session_choice import TIME_NAMES, Choice
+from gateway_simulator.session_file import SAMPLE_WARMUP_BARS, read_sample, read_session
 from server_runtime import logs
 
 MAX_SPREAD_BPS = 500.0

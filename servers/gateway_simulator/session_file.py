@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway_simulator import SessionError
-from gateway_simulator.paths import BookTape, QuoteTape, SynthesizedPaths
+from gateway_simulator.paths import SynthesizedPaths
 from gateway_simulator.session import (
     BAR_SIZES_S,
-    BOOK_LEVELS,
     DAY_S,
     NS_PER_S,
     Floats,
@@ -28,55 +26,20 @@ from gateway_simulator.session import (
     timeline,
     zone_offset_ns,
 )
+from gateway_simulator.session_choice import NEW_YORK, Choice, symbols_of, times_of, zone_of
+from gateway_simulator.session_tapes import book_tapes, quote_tapes
 from gateway_simulator.tables import Table, Times, read_table
 from market.events import Instrument
 from market.instruments import synthetic_con_id
 
 SAMPLE = Path(__file__).parent / "sample" / "daily_us_2012_2013.csv"
 SAMPLE_WARMUP_BARS = 120
-NEW_YORK = "America/New_York"
-SYMBOL_NAMES = ("symbol", "ticker")
-TIME_NAMES = ("time", "ts", "ts_et", "ts_et_end", "date", "timestamp", "datetime")
-MAX_DEFAULT_SYMBOLS = 4
 MAX_DEFAULT_DAILY_BARS = 250
 MAX_HISTORY_BARS = 2_000
 
 _DAY_NS = DAY_S * NS_PER_S
 _OPEN_S, _CLOSE_S = 34_200, 57_600  # 09:30 and 16:00
 _PRICE_TOLERANCE = 1e-6  # float32 columns round high and close apart
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What of a file is replayed, and how to read it.
-
-    Attributes:
-        symbols: To replay; empty: the most traded ones of the file.
-        first_day: First local day of the session; None: chosen.
-        last_day: Last local day of the session; None: the last of the file.
-        days: Days of an intraday session when first_day is None.
-        warmup_bars: History every instrument must have.
-        bar_size_s: None: found out.
-        time_column: None: the first known name.
-        time_zone: Of naive times, and of the exchange; "" for the default.
-        time_is_end: Times are ends of bars; None: as the column's name says, else starts.
-        regular_hours: Keep 09:30 to 16:00 only; None: of New York, yes.
-        spread_bps: Of synthesized quotes.
-        security_type: "STK" or "CASH".
-    """
-
-    symbols: tuple[str, ...] = ()
-    first_day: date | None = None
-    last_day: date | None = None
-    days: int | None = None
-    warmup_bars: int = 60
-    bar_size_s: int | None = None
-    time_column: str | None = None
-    time_zone: str = ""
-    time_is_end: bool | None = None
-    regular_hours: bool | None = None
-    spread_bps: float = 2.0
-    security_type: str = "STK"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,16 +79,16 @@ def read_session(path: Path, choice: Choice, *, source: str = "") -> Session:
         SessionError: Something in it is unusable; the message names file, column, row, value and fix.
     """
     table = read_table(path)
-    zone = _zone(choice)
-    symbols = _symbols(table, choice)
-    names, times, is_end = _times(table, choice)
+    zone = zone_of(choice)
+    symbols = symbols_of(table, choice)
+    names, times, is_end = times_of(table, choice)
     size_s = choice.bar_size_s or _bar_size(table, names, symbols, times)
     bars = [
         _read_symbol(table, symbol, names, times, size_s, zone, choice, is_end=is_end) for symbol in symbols
     ]
     first_days = _session_days(path, bars, size_s, choice)
     step_ns = step_seconds(size_s) * NS_PER_S
-    quotes, books = _quote_tapes(path, choice, zone), _book_tapes(path, choice, zone)
+    quotes, books = quote_tapes(path, choice, zone), book_tapes(path, choice, zone)
     series = []
     for one in bars:
         cut, first = _cut(path, one, first_days, choice)
@@ -161,59 +124,6 @@ def read_session(path: Path, choice: Choice, *, source: str = "") -> Session:
         seed=None,
         slots=timeline(series, size_s, zone),
     )
-
-
-def _zone(choice: Choice) -> str:
-    name = choice.time_zone or NEW_YORK
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise SessionError(
-            f"--time-zone {name}: no such time zone; write for example {NEW_YORK} or UTC"
-        ) from error
-    return name
-
-
-def _symbols(table: Table, choice: Choice) -> tuple[str, ...]:
-    column = table.find(SYMBOL_NAMES)
-    if column is None:
-        if len(choice.symbols) != 1:
-            raise SessionError(
-                f"{table.path}: column 'symbol' is missing; name the one instrument in it with --symbols NAME"
-            )
-        return choice.symbols
-    there = table.texts(column)
-    names, which = np.unique(there, return_inverse=True)
-    known = {str(name) for name in names}
-    for symbol in choice.symbols:
-        if symbol not in known:
-            listed = ", ".join(sorted(known)[:50])
-            raise SessionError(f"{table.path}: --symbols {symbol}: not in the file, which has {listed}")
-    if choice.symbols:
-        return choice.symbols
-    if len(names) <= MAX_DEFAULT_SYMBOLS:
-        return tuple(sorted(known))
-    turnover = table.numbers(table.require(("close",))) * table.numbers(table.require(("volume",)))
-    most = np.argsort(-np.bincount(which, weights=turnover))[:MAX_DEFAULT_SYMBOLS]
-    return tuple(sorted(str(names[index]) for index in most))
-
-
-def _times(table: Table, choice: Choice) -> tuple[NDArray[np.str_] | None, Times, bool]:
-    wanted = (choice.time_column,) if choice.time_column else TIME_NAMES
-    column = table.require(wanted, "Name it with --time-column")
-    symbol_column = table.find(SYMBOL_NAMES)
-    times = table.times(column)
-    if not times.zoned and not times.dates:
-        implied = NEW_YORK if column.startswith("ts_et") else ""
-        zone = choice.time_zone or implied
-        if not zone:
-            raise SessionError(
-                f"{table.path}: column {column!r} has times without a zone; say which with --time-zone, "
-                f"for example --time-zone {NEW_YORK}"
-            )
-        times = Times(local_to_ns(times.ns, zone), zoned=True, dates=False)
-    is_end = choice.time_is_end if choice.time_is_end is not None else column.endswith("_end")
-    return (table.texts(symbol_column) if symbol_column else None), times, is_end
 
 
 def _bar_size(table: Table, names: NDArray[np.str_] | None, symbols: Sequence[str], times: Times) -> int:
@@ -372,66 +282,3 @@ def _fingerprint(series: Sequence[Series], choice: Choice) -> str:
         for column in (one.start_ns, one.open, one.high, one.low, one.close, one.volume):
             digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
-
-
-def _beside(path: Path, kind: str) -> Path | None:
-    found = (path.with_name(f"{path.stem}.{kind}{suffix}") for suffix in (".parquet", ".csv"))
-    return next((one for one in found if one.is_file()), None)
-
-
-def _quote_tapes(path: Path, choice: Choice, zone: str) -> dict[str, QuoteTape]:
-    beside = _beside(path, "quotes")
-    if beside is None:
-        return {}
-    table = read_table(beside)
-    values = [_positive(table, name) for name in ("bid_price", "bid_size", "ask_price", "ask_size")]
-    _refuse_crossed(table, "ask_price", values[0], values[2])
-    tapes = {}
-    for symbol, rows, ns in _rows_by_symbol(table, choice, zone):
-        bid, bid_size, ask, ask_size = (column[rows] for column in values)
-        tapes[symbol] = QuoteTape(ns, bid, bid_size, ask, ask_size)
-    return tapes
-
-
-def _book_tapes(path: Path, choice: Choice, zone: str) -> dict[str, BookTape]:
-    beside = _beside(path, "book")
-    if beside is None:
-        return {}
-    table = read_table(beside)
-    table.require(("bid_price_1",), "Levels are bid_price_1, bid_size_1, ask_price_1, ask_size_1, …")
-    depth = sum(f"bid_price_{level}" in table.columns for level in range(1, BOOK_LEVELS + 1))
-    sides = [
-        np.column_stack([_positive(table, f"{name}_{level}") for level in range(1, depth + 1)])
-        for name in ("bid_price", "bid_size", "ask_price", "ask_size")
-    ]
-    _refuse_crossed(table, "ask_price_1", sides[0][:, 0], sides[2][:, 0])
-    tapes = {}
-    for symbol, rows, ns in _rows_by_symbol(table, choice, zone):
-        bid, bid_size, ask, ask_size = (side[rows] for side in sides)
-        tapes[symbol] = BookTape(ns, bid, bid_size, ask, ask_size)
-    return tapes
-
-
-def _positive(table: Table, name: str) -> Floats:
-    values = table.numbers(table.require((name,)))
-    bad = np.flatnonzero(values < 0)
-    if len(bad):
-        raise table.problem(name, int(bad[0]), float(values[bad[0]]), "is negative")
-    return values
-
-
-def _refuse_crossed(table: Table, column: str, bid: Floats, ask: Floats) -> None:
-    crossed = np.flatnonzero((ask <= bid) & (ask > 0) & (bid > 0))
-    if len(crossed):
-        raise table.problem(column, int(crossed[0]), float(ask[crossed[0]]), "is not above the bid")
-
-
-def _rows_by_symbol(table: Table, choice: Choice, zone: str) -> list[tuple[str, Ints, Ints]]:
-    names, times, _ = _times(table, Choice(symbols=choice.symbols, time_zone=choice.time_zone or zone))
-    symbols = choice.symbols if names is None else [str(name) for name in np.unique(names)]
-    out = []
-    for symbol in symbols:
-        rows = np.arange(len(times.ns)) if names is None else np.flatnonzero(names == symbol)
-        rows = rows[np.argsort(times.ns[rows], kind="stable")]
-        out.append((symbol, rows, times.ns[rows]))
-    return out

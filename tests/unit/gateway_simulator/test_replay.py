@@ -11,7 +11,8 @@ from gateway_simulator.history import bar_date
 from gateway_simulator.paths import SynthesizedPaths
 from gateway_simulator.replay import Replay
 from gateway_simulator.session import DAY_S, NS_PER_S, TAIL_BARS, local_to_ns
-from gateway_simulator.session_file import Choice, read_sample
+from gateway_simulator.session_choice import Choice
+from gateway_simulator.session_file import read_sample
 
 
 def test_a_bar_is_known_only_when_its_time_is_over() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from gateway_simulator import SessionError, tables
 from gateway_simulator.session import NS_PER_S
-from gateway_simulator.session_file import SAMPLE, Choice, read_sample, read_session
+from gateway_simulator.session_choice import Choice
+from gateway_simulator.session_file import SAMPLE, read_sample, read_session
 
 HEADER = "symbol,time,open,high,low,close,volume"
 CHOICE = Choice(warmup_bars=2)
