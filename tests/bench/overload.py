@@ -59,11 +59,11 @@ async def measure(bench: Bench, local: InProcess) -> list[Figure]:
         sustained = await _sustained(calls, size.overload_s)
         for streams, name in ((False, "similarity_overload"), (True, "similarity_stream_overload")):
             plan = _searches(similarity.address, size.similarity_states, streams=streams)
-            result = await _overloaded(plan, sustained, size.overload_s)
+            result = await _overloaded(plan, sustained, size.overload_s, similarity)
             figures += _figures(name, result, _ABOUT_SEARCH if not streams else _ABOUT_STREAM)
         status = strategy_pb.GetStatusRequest().SerializeToString()
         plan = Plan(control.address, _STRATEGY, (status,), (), _DEADLINE_S, _CONNECTIONS)
-        result = await _overloaded(plan, float(MAX_CALLS_PER_S), size.overload_s)
+        result = await _overloaded(plan, float(MAX_CALLS_PER_S), size.overload_s, control)
         figures += _figures("strategy_overload", result, _ABOUT_CONTROL)
         return figures + await overload_triton.measure(bench)
     except StackError as error:
@@ -100,16 +100,30 @@ async def _sustained(plan: Plan, seconds: float) -> float:
     return max(_LEAST_PER_S, float(np.sum(calls.code == 0)) / (seconds / 2))
 
 
-async def _overloaded(plan: Plan, sustained: float, seconds: float) -> Result:
+async def _overloaded(plan: Plan, sustained: float, seconds: float, server: Service) -> Result:
     usual = sustained / 2
     stages = ((seconds / 2, usual), (seconds, TIMES * sustained), (seconds, usual))
+    before_s = _waited_for_a_core_s(server)
     calls = await _loaded(
         Plan(
             plan.address, plan.path, plan.payloads, stages, plan.deadline_s, plan.connections,
             streams=plan.streams, in_flight=plan.in_flight,
         )
     )  # fmt: skip
-    return judge(calls, stages, sustained, plan.deadline_s)
+    result = judge(calls, stages, sustained, plan.deadline_s)
+    # Says how quiet the machine was: whatever else runs on it makes the server wait.
+    if before_s is not None and (after_s := _waited_for_a_core_s(server)) is not None:
+        result.detail["server_waited_for_a_core_s"] = round(after_s - before_s, 3)
+    return result
+
+
+def _waited_for_a_core_s(server: Service) -> float | None:
+    """Return how long the threads of a server were ready to run, and did not; None where no Linux tells."""
+    tasks = Path(f"/proc/{server.ready['pid']}/task")
+    try:
+        return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks.iterdir()) / _NS
+    except OSError:
+        return None
 
 
 async def _loaded(plan: Plan) -> Calls:
@@ -150,7 +164,7 @@ def _figures(name: str, result: Result, about: str) -> list[Figure]:
     return [
         Figure(f"{name}_admitted_in_time", result.admitted_in_time, "share",
                f"{offered}: of the calls that were not refused are answered within {result.deadline_s * 1e3:g} ms",
-               {"definition": "calls answered OK within the deadline, counted from when they were due, over calls "
+               {"definition": "calls answered OK within the deadline, counted from when they were made, over calls "
                 "that were not refused (those without an answer are not refused)", **detail}),
         Figure(f"{name}_admitted_p99_ms", result.admitted_p99_ms, "ms",
                f"{offered}: p99 of the calls that were answered", {"see": f"{name}_admitted_in_time"}),
@@ -158,13 +172,13 @@ def _figures(name: str, result: Result, about: str) -> list[Figure]:
                f"{offered}: time until a caller knows that it is refused", {"see": f"{name}_refusal_p99_ms"}),
         Figure(f"{name}_refusal_p99_ms", result.refusal_p99_ms, "ms",
                f"{offered}: {result.refused_share:.1%} are refused", {
-                "definition": "time from when a call was due to RESOURCE_EXHAUSTED from our server, or to the "
-                "CANCELLED that gRPC itself sends when too many calls wait to be taken in; what a caller shed "
-                "itself does not count", **result.detail}),
+                "definition": "time from when a call was made until the caller's kernel has RESOURCE_EXHAUSTED from "
+                "our server, or the CANCELLED that gRPC itself sends when too many calls wait to be taken in; what a "
+                "caller shed itself does not count", **result.detail}),
         Figure(f"{name}_goodput", result.goodput, "ratio",
                f"{offered}: answers in time against what the server sustains", {"see": f"{name}_admitted_in_time"}),
         Figure(f"{name}_recovery_ms", result.recovery_ms, "ms",
-               "from the end of the overload to the end of the first window of 200 ms in which 99 % of the "
-               "calls, at half of the sustained rate, are answered in time", {
+               "from the end of the overload to the first call since which, for 200 ms, 99 % of the calls, at "
+               "half of the sustained rate, are answered in time", {
                 "recovered": result.recovered, "see": f"{name}_admitted_in_time"}),
     ]  # fmt: skip

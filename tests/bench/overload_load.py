@@ -3,6 +3,9 @@
 grpc.aio costs a caller 0.3 ms per call: it would be what is measured. Here a call is two frames that are made
 ahead, and of an answer only the status is read: some 30 us of one core. It knows unary calls, and searches
 on one bidirectional stream per connection.
+
+It shares its machine with the server, as callers would not. So an answer counts from when the kernel had it, not
+from when this process got a core to read it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import re
 import select
 import socket
+import struct
 import sys
 import time
 from collections import deque
@@ -40,6 +44,12 @@ _ACKNOWLEDGE_BYTES = 2**20
 _GRACE_S = 0.5
 _MOST_PER_S = 5_000
 _CODE = re.compile(rb"grpc-status(.)(\d{1,2})", re.DOTALL)
+_READ_BYTES = 2**18
+# Linux: with what is read comes when the kernel had the last of it, on the clock of time.time_ns().
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@ll")
+_NS = 1_000_000_000
+_NOTES_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +106,9 @@ class Calls:
 
     Attributes:
         due_s: Since the start.
-        sent_s: When the frames were given to the socket; nan for never.
-        ended_s: When the status was read; nan for never.
+        sent_s: When it was made, which is late where the load had no core; nan for never. If the server keeps it
+            from the socket after that, that counts as the server's time.
+        ended_s: When the kernel had the status; nan for never.
         code: Number of the gRPC status; NO_ANSWER, RESET, SHED.
         detailed: Whether the status came with details, as our servers' refusals do.
     """
@@ -137,6 +148,8 @@ class _Connection:
         self.socket = socket.create_connection((host, int(port)), timeout=5.0)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
+        if sys.platform == "linux":
+            self.socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._plan, self._calls = plan, calls
         block = method_block(plan.path, plan.address, secure=False)
         self._block = block if plan.streams else block + timeout_block(plan.deadline_s)
@@ -157,6 +170,7 @@ class _Connection:
         self._received = 0
         self._waiting: deque[int] = deque()
         self._incoming = bytearray()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self.open = 0
         if plan.streams:
             self._out += frames.frame(frames.HEADERS, frames.END_HEADERS, 1, self._block)
@@ -164,8 +178,9 @@ class _Connection:
     def start(self, number: int) -> None:
         """Make one call; when the server's window is full it waits here, which counts as its latency."""
         limit = self._plan.in_flight
+        self._calls.sent_s[number] = time.perf_counter()
         if limit and self.open >= limit:
-            self._calls.sent_s[number] = self._calls.ended_s[number] = time.perf_counter()
+            self._calls.ended_s[number] = self._calls.sent_s[number]
             self._calls.code[number] = SHED
             return
         self.open += 1
@@ -182,7 +197,6 @@ class _Connection:
                 return
             self._waiting.popleft()
             self._window -= size
-            self._calls.sent_s[number] = time.perf_counter()
             if streams:
                 self._stream_window -= size
                 at = self._id_at[number % len(messages)]
@@ -213,15 +227,15 @@ class _Connection:
     def read(self) -> bool:
         """Take what the socket has; return whether it is still open."""
         try:
-            data = self.socket.recv(2**18)
+            size, notes, _, _ = self.socket.recvmsg_into([self._buffer], _NOTES_BYTES)
         except BlockingIOError:
             return True
         except OSError:
             return False
-        now = time.perf_counter()
-        for kind, flags, stream_id, payload in self._reader.feed(data):
+        now = time.perf_counter() - _age_s(notes)
+        for kind, flags, stream_id, payload in self._reader.feed(bytes(self._buffer[:size])):
             self._take(kind, flags, stream_id, payload, now)
-        return bool(data)
+        return bool(size)
 
     def _take(self, kind: int, flags: int, stream_id: int, payload: bytes, now: float) -> None:
         if kind == frames.DATA:
@@ -311,6 +325,16 @@ def run(plan: Plan) -> Calls:
     calls.sent_s -= start
     calls.ended_s -= start
     return calls
+
+
+def _age_s(notes: Sequence[tuple[int, int, bytes]]) -> float:
+    """Return how long the kernel has had what was read; 0 where it does not say."""
+    for level, kind, content in notes:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+            seconds, nanoseconds = _TIMESPEC.unpack(content[: _TIMESPEC.size])
+            age_ns: int = time.time_ns() - seconds * _NS - nanoseconds
+            return max(0, age_ns) / _NS
+    return 0.0
 
 
 def _open(connections: Sequence[_Connection]) -> int:

@@ -71,7 +71,7 @@ async def measure(bench: Bench) -> list[Figure]:
         Figure("triton_shed_goodput", result.goodput, "ratio",
                f"{offered}: answers in time against what Triton sustains", {"see": "triton_shed_in_time"}),
         Figure("triton_shed_recovery_ms", result.recovery_ms, "ms",
-               "from the end of it to the end of the first window of 200 ms with 99 % answered in time",
+               "from the end of it to the first call since which, for 200 ms, 99 % are answered in time",
                {"recovered": result.recovered, "see": "triton_shed_in_time"}),
     ]  # fmt: skip
 
