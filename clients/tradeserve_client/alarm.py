@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+Call = TypeVar("Call")
 
 _EARLY_S = 1e-6
 """The loop may run a timer this much before its time (its clock's resolution)."""
 
 
-class Cancellable(Protocol):
-    """What is stopped when its time is over."""
-
-    def cancel(self) -> None:
-        """Stop."""
-
-
-class Alarm:
-    """Cancels what is still under way at its time.
+class Alarm(Generic[Call]):
+    """Calls back for what is still under way at its time.
 
     Nearly every call ends long before, so that a timer of its own would be set and cancelled in vain. Here
     the timer of the earliest time is left to fire, and is then set for the next one, if there is any.
     """
 
-    __slots__ = ("_at_s", "_due", "_loop", "_timer")
+    __slots__ = ("_at_s", "_due", "_loop", "_on_time", "_timer")
 
-    def __init__(self) -> None:
-        self._due: dict[Cancellable, float] = {}
+    def __init__(self, on_time: Callable[[Call], Any]) -> None:
+        """Make it.
+
+        Args:
+            on_time: Called with each call whose time has come, once.
+        """
+        self._on_time = on_time
+        self._due: dict[Call, float] = {}
         self._at_s = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def set(self, call: Cancellable, delay_s: float) -> None:
-        """Cancel a call after that time, unless it is cleared before. Needs a running loop."""
+    def set(self, call: Call, delay_s: float) -> None:
+        """Call back for a call after that time, unless it is cleared before. Needs a running loop."""
         loop = asyncio.get_running_loop()
         at_s = loop.time() + delay_s
         self._due[call] = at_s
         if at_s < self._at_s or loop is not self._loop:  # an earlier loop may be closed, and its timer lost
             self._arm(loop, at_s)
 
-    def clear(self, call: Cancellable) -> None:
+    def clear(self, call: Call) -> None:
         """Let a call be."""
         self._due.pop(call, None)
 
@@ -53,8 +55,10 @@ class Alarm:
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer, self._at_s = None, math.inf
         now_s = loop.time() + _EARLY_S
-        for call in [call for call, at_s in self._due.items() if at_s <= now_s]:
-            self.clear(call)
-            call.cancel()
-        if self._due and self._timer is None:
-            self._arm(loop, min(self._due.values()))
+        try:
+            for call in [call for call, at_s in self._due.items() if at_s <= now_s]:
+                if self._due.pop(call, None) is not None:  # else an earlier one ended it
+                    self._on_time(call)
+        finally:
+            if self._due and self._timer is None:
+                self._arm(loop, min(self._due.values()))

@@ -1,8 +1,8 @@
 """Calls in parallel under one deadline: start all, then take each answer, or the reason why not.
 
 What was measured and is kept: all calls are started before any is awaited (no gather, no tasks of
-our own); one alarm per group cancels what is still running shortly before the deadline, because a
-timer of asyncio is about a millisecond late; the deadline on the wire is only the backstop, because
+our own); an alarm cancels what is still running shortly before the deadline, because a timer
+of asyncio is about a millisecond late; the deadline on the wire is only the backstop, because
 grpc delivers answers as OK for milliseconds after it. So the clock is checked for every answer: one
 that came off the wire after its deadline is reported to `on_late` and never returned.
 """
@@ -14,38 +14,43 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from operator import methodcaller
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 
-from tradeserve_client.alarm import Alarm, Cancellable
+from tradeserve_client.alarm import Alarm
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason, Timing
-from tradeserve_client.breaker import BreakerState, CircuitBreaker
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.errors import CallError, reason_of
+from tradeserve_client.lane import MIN_CALL_NS, Lane
 from tradeserve_client.metadata import Headers
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+__all__ = [
+    "ALARM_LEAD_NS",
+    "MIN_CALL_NS",
+    "CallGroup",
+    "FanOut",
+    "Headers",
+    "Lane",
+    "OnLate",
+    "PendingCall",
+    "Request",
+]
+
 OnLate: TypeAlias = Callable[[str, str, int], None]
 """Called with (service, request_id, late_ns) for an answer that came after its deadline."""
-
-BytesMethod: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 
 ALARM_LEAD_NS = 1_200_000
 """How late a timer of asyncio fires (epoll counts whole milliseconds)."""
 RUN_OUT_S = 5.0
 """How long a call to Triton may run after its caller gave it up."""
-UNFINISHED_FACTOR = 4
-"""How many times max_in_flight calls may be unfinished at the server, those given up among them."""
-MIN_CALL_NS = 500_000
-"""No server answers faster than this over gRPC; with less left nothing is sent."""
 
-
-_TRITON = "/inference.GRPCInferenceService/"
 # The loop keeps only weak references to tasks; these end by themselves, at once.
 _late_calls: set[asyncio.Task[None]] = set()
 
@@ -67,61 +72,6 @@ class Request(Protocol[T_co]):
         Raises:
             CallError: The answer is malformed.
         """
-
-
-class Lane:
-    """The way to one service: its method, a bound on calls in flight, and its breaker.
-
-    Attributes:
-        service: Name for records and messages.
-        max_in_flight: Calls that may run at once; more are shed as BUSY.
-        breaker: Stops calls to what does not answer.
-        lets_run: Whether calls that are given up are left to the server to finish. Always so with Triton:
-            cancelled and expired requests crash 24.10 (triton-inference-server/server#7368,
-            #8034; here one crash in a few thousand), and a model that runs is not stopped by them anyway.
-    """
-
-    __slots__ = (
-        "_channel",
-        "_in_flight",
-        "_method",
-        "_unfinished",
-        "breaker",
-        "lets_run",
-        "max_in_flight",
-        "service",
-    )
-
-    def __init__(
-        self,
-        service: str,
-        channel: grpc.aio.Channel,
-        method: str,
-        *,
-        breaker: CircuitBreaker,
-        max_in_flight: int = 32,
-    ) -> None:
-        if max_in_flight < 1:
-            raise ValueError(f"{service}: max_in_flight must be at least 1")
-        self.service = service
-        self.max_in_flight = max_in_flight
-        self.breaker = breaker
-        self._channel = channel
-        # Without serializers: requests are prebuilt bytes, answers are read in `decode`.
-        self._method: BytesMethod = channel.unary_unary(method)
-        self._in_flight = 0
-        self._unfinished = 0
-        self.lets_run = method.startswith(_TRITON)
-
-    @property
-    def in_flight(self) -> int:
-        """Calls that somebody waits for."""
-        return self._in_flight
-
-    @property
-    def unfinished(self) -> int:
-        """Calls the server has not answered: those in flight, and those that were given up."""
-        return self._unfinished
 
 
 class PendingCall(Generic[T]):
@@ -175,22 +125,22 @@ class PendingCall(Generic[T]):
         lane = self._lane
         now_ns = self._fan_out.clock_ns()
         left_ns = self.deadline_ns - now_ns
-        refusal = _refusal(lane, left_ns)
+        refusal = lane.refusal(left_ns)
         if refusal is not None:
             self._settled = True
             record = CallRecord(lane.service, "", 0, self.deadline_ns, 0)
             self._refusal = NoAnswer(*refusal, record)
             return 0
         self.sent_ns = now_ns
-        lane._in_flight += 1
-        lane._unfinished += 1
+        lane.in_flight += 1
+        lane.unfinished += 1
         self._counted = True
         timeout_s = left_ns / 1e9 + (RUN_OUT_S if lane.lets_run else 0.0)
         body = self._request.body
         call = (
-            lane._method(body, timeout=timeout_s, metadata=headers)
+            lane.method(body, timeout=timeout_s, metadata=headers)
             if headers
-            else lane._method(body, timeout=timeout_s)
+            else lane.method(body, timeout=timeout_s)
         )
         # The callback runs when the status comes off the wire, however late the caller looks at it.
         call.add_done_callback(self._on_done)
@@ -239,7 +189,7 @@ class PendingCall(Generic[T]):
     def _on_done(self, _call: object) -> None:
         self._ended = True
         self.received_ns = self._fan_out.clock_ns()
-        self._lane._unfinished -= 1
+        self._lane.unfinished -= 1
         if self._given_up:
             # Nobody waits any more; a task of its own, because grpc tells the status only to who awaits it.
             task = asyncio.ensure_future(self._came_late())
@@ -254,7 +204,7 @@ class PendingCall(Generic[T]):
         self._fan_out.clear_alarm(self)
         if self._counted:
             self._counted = False
-            self._lane._in_flight -= 1
+            self._lane.in_flight -= 1
 
     async def _came_late(self) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
@@ -283,7 +233,7 @@ class PendingCall(Generic[T]):
         # What the alarm cut off has no answer, so the time of its cancellation is not one either.
         self._settle(self._lane.breaker.fail)
         record = replace(CallRecord.of(self), received_ns=0)
-        state = self._lane._channel.get_state()
+        state = self._lane.channel.get_state()
         if state is not grpc.ChannelConnectivity.READY:
             return NoAnswer(Reason.DOWN, f"no connection ({state.name.lower().replace('_', ' ')})", record)
         return NoAnswer(Reason.LATE, "no answer at the deadline", record)
@@ -373,7 +323,7 @@ class FanOut:
         self.clock_ns = clock_ns
         self.on_late: OnLate = on_late or _ignore_late
         self.alarm_lead_ns = alarm_lead_ns
-        self._alarm = Alarm()
+        self._alarm: Alarm[PendingCall[Any] | CallGroup] = Alarm(methodcaller("cancel"))
         self.clear_alarm = self._alarm.clear
 
     def group(self, deadline_ns: int) -> CallGroup:
@@ -390,7 +340,7 @@ class FanOut:
             self.set_alarm(pending, left_ns)
         return pending.outcome()
 
-    def set_alarm(self, calls: Cancellable, left_ns: int) -> None:
+    def set_alarm(self, calls: PendingCall[Any] | CallGroup, left_ns: int) -> None:
         """Have calls cancelled shortly before their deadline."""
         # Close to the deadline the lead would eat the whole call: keep half of what is left.
         self._alarm.set(calls, max(left_ns - self.alarm_lead_ns, left_ns // 2) / 1e9)
@@ -398,16 +348,3 @@ class FanOut:
 
 def _ignore_late(service: str, request_id: str, late_ns: int) -> None:
     """Do nothing: the caller sees NoAnswer(LATE) anyway."""
-
-
-def _refusal(lane: Lane, left_ns: int) -> tuple[Reason, str] | None:
-    if left_ns < MIN_CALL_NS:
-        return Reason.NO_BUDGET, f"{max(0, left_ns) / 1e6:.2f} ms left, nothing was sent"
-    if lane._in_flight >= lane.max_in_flight:
-        return Reason.BUSY, f"{lane.in_flight} calls in flight, the limit of this client"
-    if lane._unfinished >= UNFINISHED_FACTOR * lane.max_in_flight:
-        return Reason.BUSY, f"{lane.unfinished} calls unfinished at the server, most of them given up"
-    if not lane.breaker.allow():
-        state = "half open, a probe is out" if lane.breaker.state is BreakerState.HALF_OPEN else "open"
-        return Reason.DOWN, f"too many answers in a row were late or failed (breaker {state})"
-    return None

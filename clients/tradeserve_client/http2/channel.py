@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 
 from grpc_wire.fields import Metadata
+from tradeserve_client.alarm import Alarm
 from tradeserve_client.errors import TradeserveError
 from tradeserve_client.http2.connection import Connection, Limits
 from tradeserve_client.http2.exchange import Decode, Exchange, StreamCall, UnaryCall, prefixed
@@ -101,6 +102,7 @@ class Http2Channel:
         self._changes: list[asyncio.Future[None]] = []
         self._waiting: dict[Exchange, Callable[[Connection], None]] = {}
         self._patient: set[Exchange] = set()
+        self._alarm = Alarm(Exchange.expire)
         self._gone = asyncio.Event()
         self._made: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -207,7 +209,7 @@ class Http2Channel:
             if timeout_s <= 0:
                 call.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
                 return
-            call.expire_in(timeout_s)
+            call.expire_in(timeout_s, self._alarm)
             if self._connection is not None:
                 block += timeout_block(timeout_s)
             else:

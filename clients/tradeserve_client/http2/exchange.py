@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from grpc_wire.frames import ErrorCode
+from tradeserve_client.alarm import Alarm
 from tradeserve_client.http2.headers import ResponseHeaders, reset_status
 
 Decode: TypeAlias = Callable[[bytes], Any]
@@ -50,11 +51,11 @@ class Exchange:
     """
 
     __slots__ = (
+        "_alarm",
         "_buffer",
         "_carrier",
         "_forget",
         "_max_message_bytes",
-        "_timer",
         "detail",
         "end_sent",
         "half_closed",
@@ -82,7 +83,7 @@ class Exchange:
         self._forget = forget
         self._buffer = bytearray()
         self._carrier: Carrier | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm: Alarm[Exchange] | None = None
 
     def done(self) -> bool:
         """Whether it ended."""
@@ -96,10 +97,14 @@ class Exchange:
         self.end(grpc.StatusCode.CANCELLED, "cancelled here", reset=ErrorCode.CANCEL)
         return True
 
-    def expire_in(self, timeout_s: float) -> None:
-        """End it as DEADLINE_EXCEEDED after that time."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(timeout_s, self._expire)
+    def expire_in(self, timeout_s: float, alarm: Alarm[Exchange]) -> None:
+        """Have it expire after that time by an alarm that calls back `expire`."""
+        self._alarm = alarm
+        alarm.set(self, timeout_s)
+
+    def expire(self) -> None:
+        """End it as DEADLINE_EXCEEDED."""
+        self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", reset=ErrorCode.CANCEL)
 
     def placed(self, carrier: Carrier, stream_id: int, send_window: int) -> None:
         """Note the stream it was given."""
@@ -208,9 +213,8 @@ class Exchange:
         if self.status is not None:
             return
         self.status, self.detail, self.trailers = status, detail, trailers
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._alarm is not None:
+            self._alarm.clear(self)
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             carrier.leave(self, reset)
@@ -219,9 +223,6 @@ class Exchange:
         self.outbox.clear()
         self._buffer.clear()
         self.on_end()
-
-    def _expire(self) -> None:
-        self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", reset=ErrorCode.CANCEL)
 
 
 class UnaryCall(Exchange):

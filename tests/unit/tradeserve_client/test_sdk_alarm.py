@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from operator import methodcaller
 
 import pytest
 
@@ -24,7 +25,7 @@ async def cancelled(*calls: Call) -> None:
 
 
 async def test_each_call_is_cancelled_once_and_never_before_its_time() -> None:
-    alarm, began_s = Alarm(), asyncio.get_running_loop().time()
+    alarm, began_s = Alarm(methodcaller("cancel")), asyncio.get_running_loop().time()
     delays_s = [0.03, 0.01, 0.02, 0.01]
     calls = [Call() for _ in delays_s]
     for call, delay_s in zip(calls, delays_s, strict=True):
@@ -36,7 +37,7 @@ async def test_each_call_is_cancelled_once_and_never_before_its_time() -> None:
 
 
 async def test_a_call_that_was_cleared_is_let_be_and_the_others_are_not() -> None:
-    alarm = Alarm()
+    alarm = Alarm(methodcaller("cancel"))
     ended, running = Call(), Call()
     alarm.set(ended, 0.005)
     alarm.set(running, 0.02)
@@ -46,7 +47,7 @@ async def test_a_call_that_was_cleared_is_let_be_and_the_others_are_not() -> Non
 
 
 async def test_an_earlier_time_comes_before_one_that_was_set_already() -> None:
-    alarm = Alarm()
+    alarm = Alarm(methodcaller("cancel"))
     far, near = Call(), Call()
     alarm.set(far, 3600)
     alarm.set(near, 0.01)
@@ -55,7 +56,7 @@ async def test_an_earlier_time_comes_before_one_that_was_set_already() -> None:
 
 
 async def test_a_call_set_while_others_are_cancelled_gets_its_turn() -> None:
-    alarm, next_call = Alarm(), Call()
+    alarm, next_call = Alarm(methodcaller("cancel")), Call()
 
     class Chained(Call):
         def cancel(self) -> None:
@@ -68,7 +69,7 @@ async def test_a_call_set_while_others_are_cancelled_gets_its_turn() -> None:
 
 
 def test_an_alarm_works_on_in_a_later_loop() -> None:
-    alarm = Alarm()
+    alarm = Alarm(methodcaller("cancel"))
 
     async def one_call() -> None:
         call = Call()
@@ -83,7 +84,7 @@ def test_an_alarm_works_on_in_a_later_loop() -> None:
 
 
 async def test_many_calls_share_one_timer_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, alarm = asyncio.get_running_loop(), Alarm()
+    loop, alarm = asyncio.get_running_loop(), Alarm(methodcaller("cancel"))
     timers: list[float] = []
 
     def call_at(when: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
