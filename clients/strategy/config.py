@@ -35,7 +35,7 @@ from strategy.core.decision import DecisionRules, rules_to_json
 from strategy.core.ensemble import EnsembleLimits
 from strategy.core.plain import to_json
 from strategy.core.policy import PolicyLimits
-from strategy.core.risk import RiskLimits
+from strategy.core.risk_limits import RiskLimits
 from tradeserve_client.config_reader import (
     ConfigError,
     Settings,

@@ -22,7 +22,7 @@ from strategy.core.decision import (
     make_decision,
 )
 from strategy.core.ensemble import neighbors_outcome
-from strategy.core.risk import BracketPlan
+from strategy.core.pricing import BracketPlan
 from strategy.core.values import OrderIntent, Probabilities, Purpose, Side
 from strategy.core.vision import VisionEffect
 from strategy.garbage import GarbageKeeper

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from market.events import Bar
-from strategy.core.risk import RiskLimits, halts
+from strategy.core.risk import halts
+from strategy.core.risk_limits import RiskLimits
 from strategy.core.values import Purpose
 from strategy.orders import OrderDesk
 from strategy.portfolio import Portfolio

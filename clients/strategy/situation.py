@@ -9,7 +9,7 @@ from pathlib import Path
 
 from market.events import Bar
 from strategy.core.policy import PolicyState
-from strategy.core.risk import RiskState
+from strategy.core.risk_limits import RiskState
 from strategy.market_view import MarketView
 from strategy.orders import OrderDesk
 from strategy.portfolio import Portfolio

@@ -15,7 +15,9 @@ from strategy.core.ensemble import combine, is_distribution, neighbors_vote
 from strategy.core.plain import from_json, to_json
 from strategy.core.policy import PolicyLimits, PolicyState, decide
 from strategy.core.position import PositionBook
-from strategy.core.risk import RiskLimits, RiskState, check_entry, halts, plan_exit
+from strategy.core.pricing import plan_exit
+from strategy.core.risk import check_entry, halts
+from strategy.core.risk_limits import RiskLimits, RiskState
 from strategy.core.values import Consensus, Fill, Neighbor, Probabilities, Purpose, Side, Signal
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 

@@ -13,7 +13,7 @@ from strategy.config import load
 from strategy.core.calibration import Calibration, isotonic
 from strategy.core.decision import DecisionInput, input_from_json, input_to_json, make_decision
 from strategy.core.policy import PolicyState
-from strategy.core.risk import RiskState
+from strategy.core.risk_limits import RiskState
 from strategy.core.values import Probabilities, Purpose, Side
 from strategy.core.vision import Reading, VisionEffect, VisionLimits, effect_of
 from tradeserve_client.answers import Answer, CallRecord

@@ -9,7 +9,9 @@ from typing import Any
 from strategy.core.ensemble import EnsembleLimits, combine
 from strategy.core.plain import from_json, to_json
 from strategy.core.policy import PolicyLimits, PolicyState, decide
-from strategy.core.risk import ExitPlan, RiskLimits, RiskState, RiskVerdict, check_entry, plan_exit
+from strategy.core.pricing import ExitPlan, plan_exit
+from strategy.core.risk import RiskVerdict, check_entry
+from strategy.core.risk_limits import RiskLimits, RiskState
 from strategy.core.values import Consensus, Probabilities, Purpose, Signal
 from strategy.core.vision import VisionEffect, restrain
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason

@@ -5,7 +5,7 @@ import pytest
 from strategy.config import load
 from strategy.core.decision import DecisionRules
 from strategy.core.policy import PolicyState
-from strategy.core.risk import RiskState
+from strategy.core.risk_limits import RiskState
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from strategy.core.decision import (
 )
 from strategy.core.plain import from_json, to_json
 from strategy.core.policy import PolicyState
-from strategy.core.risk import RiskState
+from strategy.core.risk_limits import RiskState
 from strategy.core.values import Probabilities, Purpose, RiskCheck, Side
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 

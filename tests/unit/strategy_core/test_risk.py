@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from strategy.core.decision import DecisionRules
-from strategy.core.risk import ExitPlan, RiskState, RiskVerdict, check_entry, halts, loss_pct, plan_exit
+from strategy.core.pricing import ExitPlan, plan_exit
+from strategy.core.risk import RiskVerdict, check_entry, halts, loss_pct
+from strategy.core.risk_limits import RiskState
 from strategy.core.values import Purpose, Side, Signal
 
 BUY = Signal(Side.BUY, 1.0, Purpose.ENTRY, "")

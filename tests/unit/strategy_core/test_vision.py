@@ -17,7 +17,7 @@ from strategy.core.decision import (
     rules_to_json,
 )
 from strategy.core.policy import PolicyState
-from strategy.core.risk import RiskState
+from strategy.core.risk_limits import RiskState
 from strategy.core.values import Probabilities, Purpose, Side, Signal
 from strategy.core.vision import Reading, VisionEffect, VisionLimits, effect_of, restrain
 from tradeserve_client.answers import Answer, CallRecord

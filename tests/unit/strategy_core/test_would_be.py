@@ -6,7 +6,7 @@ import pytest
 
 from strategy.core.decision import Decision, DecisionInput, DecisionRules, make_decision
 from strategy.core.policy import PolicyState
-from strategy.core.risk import RiskState
+from strategy.core.risk_limits import RiskState
 from strategy.core.shadow import agree, largest_difference, side_of, would_be
 from strategy.core.values import Consensus, Probabilities, Purpose, Side, Signal
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
