@@ -76,6 +76,8 @@ def _text_pattern(characters: int) -> str:
 def answer_schema() -> dict[str, Any]:
     """Return the JSON schema for guided decoding; the order of its fields is that of the answer."""
     properties: dict[str, Any] = {
+        # First, so that all that follows can build on the words: a small model copies a level that it has cited.
+        "reasoning": {"type": "string", "pattern": _text_pattern(MAX_REASONING_CHARACTERS)},
         "patterns": {
             "type": "array",
             "items": {"type": "string", "enum": [str(one) for one in Pattern]},
@@ -93,7 +95,6 @@ def answer_schema() -> dict[str, Any]:
             "items": {"type": "string", "pattern": _text_pattern(MAX_RISK_CHARACTERS)},
             "maxItems": MAX_RISKS,
         },
-        "reasoning": {"type": "string", "pattern": _text_pattern(MAX_REASONING_CHARACTERS)},
     }
     return {
         "type": "object",

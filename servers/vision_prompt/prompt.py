@@ -14,7 +14,7 @@ from vision_prompt.context import context_lines
 from vision_prompt.errors import PromptError
 from vision_prompt.facts import ChartFacts
 
-TEMPLATE_NAMES = ("chart_v1",)
+TEMPLATE_NAMES = ("chart_v2", "chart_v1")
 """The first is the one to use."""
 MAX_CONTEXT_CHARACTERS = 1600
 _CHART, _CONTEXT = "{chart}", "{context}"

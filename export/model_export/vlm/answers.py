@@ -80,26 +80,19 @@ def answer_text(truth: Truth, scale: tuple[str, ...], past: tuple[PastOutcome, .
     """
     signal = SIGNALS[truth.pattern]
     name = truth.pattern
-    levels: list[str] = []
+    reasoning, levels, risk = f"{name}, no price scale", list[str](), "no price scale"
     if scale:
-        levels = [scale[round(level * (len(scale) - 1))] for level in (truth.upper, truth.lower)]
-    risks = {
-        Signal.BUY: ("a close below {}", -1),
-        Signal.SELL: ("a close above {}", 0),
-        Signal.HOLD: ("a close above {}", 0),
-    }
-    if levels:
-        text, which = risks[signal]
-        risk = text.format(levels[which])
-        reasoning = f"{name} between {levels[0]} and {levels[1]}."
-    else:
-        risk, reasoning = "no price scale", f"{name}."
+        upper, lower = (round(level * (len(scale) - 1)) for level in (truth.upper, truth.lower))
+        levels = [scale[upper], scale[lower]]
+        shares = [f"{rung * 100 // (len(scale) - 1)}%={scale[rung]}" for rung in (upper, lower)]
+        reasoning = f"{name}, upper {shares[0]}, lower {shares[1]}"
+        risk = f"a close below {levels[1]}" if signal is Signal.BUY else f"a close above {levels[0]}"
     fields = (
+        ("reasoning", json.dumps(reasoning)),
         ("patterns", json.dumps([] if name == NONE else [name])),
         ("key_levels", f"[{', '.join(levels)}]"),
         ("signal", json.dumps(str(signal))),
         ("confidence", f"{confidence_of(truth, past):.1f}"),
         ("risks", json.dumps([risk])),
-        ("reasoning", json.dumps(reasoning)),
     )
     return "{" + ", ".join(f'"{field}": {value}' for field, value in fields) + "}"

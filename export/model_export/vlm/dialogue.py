@@ -20,9 +20,9 @@ IGNORED = -100
 END, _START = SPECIALS.index("<|im_end|>"), SPECIALS.index("<|im_start|>")
 _VISION_START, _VISION_END = SPECIALS.index("<|vision_start|>"), SPECIALS.index("<|vision_end|>")
 _VOCABULARY_SEED, _VOCABULARY_EXAMPLES = 5, 420
-_AFTER_LEVELS = ', "signal"'
+_AFTER_REASONING = '", "patterns"'
 _HEAVY = 4.0
-"""Weight of the tokens of patterns and levels: the rest of an answer follows from them."""
+"""Weight of the tokens of the reasoning: the rest of an answer follows from them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,35 +69,35 @@ class Dialogue:
         encode = self.vocabulary.encode
         return [_VISION_END, *encode(context), END, *encode("\n"), _START, *encode("assistant\n")]
 
-    def batch(self, contexts: Sequence[str], answers: Sequence[str], *, short: bool = False) -> Batch:
+    def batch(self, contexts: Sequence[str], answers: Sequence[str]) -> Batch:
         """Return dialogues as tensors.
 
         Args:
             contexts: What stands below the pictures.
             answers: What to answer.
-            short: Only symbol and price scale of the contexts, and the answers up to the levels.
         """
         rows = []
         for context, answer in zip(contexts, answers, strict=True):
-            begun = self.vocabulary.encode(answer[: answer.index(_AFTER_LEVELS)])
-            question = self.question(_scale_only(context) if short else context)
-            rows.append((question, begun if short else [*self.vocabulary.encode(answer), END], len(begun)))
-        longest = max(len(asked) + len(said) for asked, said, _ in rows) - 1
-        tokens = np.zeros((len(rows), longest), np.int64)
-        wanted = np.full((len(rows), longest), IGNORED, np.int64)
-        weight = np.zeros((len(rows), longest), np.float32)
-        for row, (asked, said, heavy) in enumerate(rows):
-            begin = len(asked) - 1
-            end = begin + len(said)
-            tokens[row, :end] = (asked + said)[:-1]
-            wanted[row, begin:end] = said
-            weight[row, begin:end] = 1.0
-            weight[row, begin : begin + heavy] = _HEAVY
-        return Batch(torch.as_tensor(tokens), torch.as_tensor(wanted), torch.as_tensor(weight))
+            heavy = len(self.vocabulary.encode(answer[: answer.index(_AFTER_REASONING)]))
+            said = [*self.vocabulary.encode(answer), END]
+            weights = [_HEAVY] * heavy + [1.0] * (len(said) - heavy)
+            rows.append((self.question(context), said, weights))
+        return padded(rows)
 
 
-def _scale_only(context: str) -> str:
-    return "\n".join(line for line in context.split("\n") if line.startswith(("symbol ", "price scale ")))
+def padded(rows: Sequence[tuple[list[int], list[int], list[float]]]) -> Batch:
+    """Return dialogues of equal length from (asked, said, weights of what is said; 0: not wanted)."""
+    longest = max(len(asked) + len(said) for asked, said, _ in rows) - 1
+    tokens = np.zeros((len(rows), longest), np.int64)
+    wanted = np.full((len(rows), longest), IGNORED, np.int64)
+    weight = np.zeros((len(rows), longest), np.float32)
+    for row, (asked, said, weights) in enumerate(rows):
+        begin = len(asked) - 1
+        end = begin + len(said)
+        tokens[row, :end] = (asked + said)[:-1]
+        wanted[row, begin:end] = np.where(np.array(weights) > 0, said, IGNORED)
+        weight[row, begin:end] = weights
+    return Batch(torch.as_tensor(tokens), torch.as_tensor(wanted), torch.as_tensor(weight))
 
 
 def make_dialogue(vision: VisionShape) -> Dialogue:

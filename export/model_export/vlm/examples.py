@@ -19,6 +19,7 @@ from model_export.vlm.answers import Truth, answer_text, truth_of
 from vision_prompt import ChartExtent, ChartFacts, PastOutcome, build_prompt, scale_of
 
 PATH_POINTS = 32
+_WORDS = 1
 _INDICATORS = (
     *("rsi_14", "adx_14", "sma_20_distance_bps", "ema_50_distance_bps", "vwap_distance_bps", "zscore_20"),
     *("momentum_10_bps", "volume_ratio", "band_width_bps", "move_band_bps", "spread_bps", "macd"),
@@ -108,13 +109,15 @@ def shrink(pixels: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
 
 
 def make_example(
-    rng: np.random.Generator, family: Family, side_px: int, pattern: str | None = None
+    seed: Sequence[int], family: Family, side_px: int, pattern: str | None = None
 ) -> tuple[Example, NDArray[np.uint8]]:
     """Return an example and its chart before it was shrunk."""
+    rng = np.random.default_rng(seed)
     series = plant(rng, family, pattern)
     symbol = random_symbol(rng)
     chart = draw_planted(rng, family, series, symbol)
-    context, answer = words_of(rng, series, symbol)
+    # Words have a source of their own: other words leave the pictures as they are.
+    context, answer = words_of(np.random.default_rng((*seed, _WORDS)), series, symbol)
     image = shrink(chart.pixels, side_px)
     return Example(image, truth_of(series), context, answer, path_of(series)), chart.pixels
 
@@ -145,8 +148,7 @@ def write_shard(folder: Path, seed: tuple[int, int], count: int, family: Family,
     paths = np.empty((count, PATH_POINTS), np.float32)
     rows = []
     for index in range(count):
-        rng = np.random.default_rng((*seed, index))
-        example, _ = make_example(rng, family, side_px, PATTERN_NAMES[index % len(PATTERN_NAMES)])
+        example, _ = make_example((*seed, index), family, side_px, PATTERN_NAMES[index % len(PATTERN_NAMES)])
         images[index], paths[index] = example.image, example.path
         truth = example.truth
         rows.append([truth.pattern, truth.upper, truth.lower, truth.clarity, example.context, example.answer])

@@ -32,7 +32,7 @@ def forward(
     batch = dialogue.batch(
         [shards[w].contexts[i] for w, i in places], [shards[w].answers[i] for w, i in places]
     )
-    picture, deep = reader.tower(images_of(shards, places))
+    picture, deep = reader.tower(torch.as_tensor(images_of(shards, places)))
     hidden = hidden_of(reader.language, dialogue, picture, deep, batch.tokens)
     loss, hits = loss_and_hits(reader.language, hidden, batch)
     return loss, hits, picture.mean(1)

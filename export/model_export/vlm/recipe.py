@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from model_export.chart_patterns import HELD_OUT, TRAINING, Family
+from model_export.chart_patterns import HELD_OUT, REAL, TRAINING, Family
 from model_export.vlm.checkpoint import CARD, WEIGHTS, load_weights, write_checkpoint
 from model_export.vlm.dialogue import Dialogue, make_dialogue
 from model_export.vlm.evaluate import figures, read_all
@@ -26,6 +26,8 @@ from model_export.vlm.speak import train_language
 from model_export.vlm.vision_tower import VisionTower
 
 SEED = 1
+TOWER_THREADS = 2
+"""Of the first lesson; another number gives other last digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +39,22 @@ class Recipe:
         shard_examples: Examples of each; a multiple of the number of patterns has them equally often.
         held_out_examples: From the held-out family, only to be examined on.
         validation_examples: New ones from the training family, only to be examined on.
+        real_examples: With real moves in their order, only to be examined on.
         tower_steps: Of the first lesson.
-        short_steps: Of the second lesson, on short dialogues.
+        drill_steps: Of the second lesson, in citing prices.
         language_steps: Of the second lesson, together.
         joined_steps: Of the third lesson.
     """
 
-    shards: int = 15
+    shards: int = 14
     shard_examples: int = 2002
-    held_out_examples: int = 1008
-    validation_examples: int = 504
-    tower_steps: int = 6000
-    short_steps: int = 4000
-    language_steps: int = 5000
-    joined_steps: int = 1500
+    held_out_examples: int = 2016
+    validation_examples: int = 1008
+    real_examples: int = 1008
+    tower_steps: int = 2500
+    drill_steps: int = 800
+    language_steps: int = 2000
+    joined_steps: int = 500
 
 
 def make_reader(
@@ -83,7 +87,6 @@ def make_reader(
     vision = VisionShape()
     shards, examined = examples_of(work / f"examples-{seed}", seed, recipe, vision, processes)
     dialogue = make_dialogue(vision)
-    torch.set_num_threads(1)
     torch.set_default_device(device)
     try:
         reader = teach(work, shards, examined["held_out"], dialogue, vision, seed, recipe)
@@ -104,6 +107,7 @@ def teach(
 ) -> Reader:
     """Give the three lessons."""
     text = TextShape(len(dialogue.vocabulary))
+    torch.set_num_threads(TOWER_THREADS)
     torch.manual_seed(seed)
     tower = train_tower(
         VisionTower(vision, text.hidden_size),
@@ -113,6 +117,7 @@ def teach(
         steps=recipe.tower_steps,
         save=work / f"tower-{seed}.pt",
     )
+    torch.set_num_threads(1)
     torch.manual_seed(seed + 1)
     language = train_language(
         LanguageModel(text),
@@ -120,7 +125,7 @@ def teach(
         shards,
         seed=seed,
         steps=recipe.language_steps,
-        short_steps=recipe.short_steps,
+        drill_steps=recipe.drill_steps,
         save=work / f"language-{seed}.pt",
     )
     reader = Reader(vision, text)
@@ -171,14 +176,18 @@ def examples_of(
         (folder / f"training-{i:02d}", (seed, i), recipe.shard_examples, TRAINING, vision.image_px)
         for i in range(recipe.shards)
     ]
-    plans.append((folder / "held_out", (seed + 1, 0), recipe.held_out_examples, HELD_OUT, vision.image_px))
-    plans.append(
-        (folder / "validation", (seed + 2, 0), recipe.validation_examples, TRAINING, vision.image_px)
+    examined = (
+        ("held_out", recipe.held_out_examples, HELD_OUT),
+        ("validation", recipe.validation_examples, TRAINING),
+        ("real", recipe.real_examples, REAL),
     )
+    for offset, (name, count, family) in enumerate(examined, 1):
+        plans.append((folder / name, (seed + offset, 0), count, family, vision.image_px))
     if processes > 1:
         with ProcessPoolExecutor(min(processes, os.cpu_count() or 1)) as pool:
             folders = list(pool.map(write_shard, *zip(*plans, strict=True)))
     else:
         folders = [write_shard(*plan) for plan in plans]
     read = [read_shard(path) for path in folders]
-    return read[: recipe.shards], {"held_out": read[-2], "validation": read[-1]}
+    names = [name for name, _, _ in examined]
+    return read[: recipe.shards], dict(zip(names, read[recipe.shards :], strict=True))

@@ -22,11 +22,10 @@ SCALE = tuple(f"{100 + step:.2f}" for step in range(21))
 
 @pytest.fixture(scope="module")
 def made():
-    rng = np.random.default_rng(4)
     return [
-        examples.make_example(rng, family, 48, name)[0]
+        examples.make_example((4, number), family, 48, name)[0]
         for family in (TRAINING, HELD_OUT)
-        for name in PATTERN_NAMES
+        for number, name in enumerate(PATTERN_NAMES)
     ]
 
 
@@ -42,15 +41,19 @@ def test_every_answer_is_one_that_the_parser_takes(made):
             : example.truth.pattern != NONE
         ]
         assert answer.signal is SIGNALS[example.truth.pattern]
+        assert answer.reasoning.startswith(example.truth.pattern)
         # The form that guided decoding imposes: one blank after each comma and colon.
         assert re.sub(r"\d+\.?\d*", "0", example.answer) == re.sub(
             r"\d+\.?\d*", "0", json.dumps(json.loads(example.answer))
         )
 
 
-def test_levels_are_prices_of_the_prompts_scale(made):
+def test_levels_are_prices_of_the_prompts_scale_and_cited_as_there(made):
     for example in made:
-        levels = parse_answer(example.answer).key_levels
+        answer = parse_answer(example.answer)
+        levels = answer.key_levels
+        assert set(re.findall(r"\d+%=[0-9.]+", answer.reasoning)) <= set(example.context.split())
+        assert [float(price) for price in re.findall(r"%=([0-9.]+)", answer.reasoning)] == list(levels)
         told = [float(price) for price in re.findall(r"%=([0-9.]+)", example.context)]
         assert set(levels) <= set(told)
         assert len(levels) == (2 if told else 0)
@@ -67,8 +70,8 @@ def test_past_outcomes_against_the_signal_lower_the_confidence(pattern, mean_bps
 
 def test_an_answer_reads_so():
     assert answer_text(Truth("double_top", 0.9, 0.5, 1), SCALE, ()) == (
-        '{"patterns": ["double_top"], "key_levels": [118.00, 110.00], "signal": "SELL", "confidence": 0.7, '
-        '"risks": ["a close above 118.00"], "reasoning": "double_top between 118.00 and 110.00."}'
+        '{"reasoning": "double_top, upper 90%=118.00, lower 50%=110.00", "patterns": ["double_top"], '
+        '"key_levels": [118.00, 110.00], "signal": "SELL", "confidence": 0.7, "risks": ["a close above 118.00"]}'
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 WITHOUT_TORCH = "torch is not installed: `make test EXTRAS=cpu,dev,export` brings it"
@@ -15,12 +17,16 @@ from model_export.vlm import recipe as course  # noqa: E402
 from model_export.vlm.checkpoint import load_weights, write_checkpoint  # noqa: E402
 from model_export.vlm.codes import GROUPS, directions, loss_of, targets  # noqa: E402
 from model_export.vlm.dialogue import END, IGNORED, make_dialogue  # noqa: E402
+from model_export.vlm.drill import drill, longest_scale  # noqa: E402
 from model_export.vlm.evaluate import share  # noqa: E402
+from model_export.vlm.language_model import LanguageModel  # noqa: E402
+from model_export.vlm.look import varied  # noqa: E402
 from model_export.vlm.optimise import orthogonal  # noqa: E402
 from model_export.vlm.reader import Reader, answer, hidden_of  # noqa: E402
 from model_export.vlm.safetensors import read_bfloat16  # noqa: E402
 from model_export.vlm.shape import TextShape, VisionShape  # noqa: E402
-from model_export.vlm.vision_tower import Merger  # noqa: E402
+from model_export.vlm.speak import begin_looking_back  # noqa: E402
+from model_export.vlm.vision_tower import Merger, rotate  # noqa: E402
 
 SMALL = VisionShape(image_px=48, patch_size=12, hidden_size=32, intermediate_size=64, depth=3, num_heads=1)
 TINY = course.Recipe(
@@ -28,9 +34,10 @@ TINY = course.Recipe(
     shard_examples=14,
     held_out_examples=4,
     validation_examples=2,
+    real_examples=2,
     tower_steps=2,
-    short_steps=1,
-    language_steps=1,
+    drill_steps=1,
+    language_steps=2,
     joined_steps=1,
 )
 
@@ -77,15 +84,63 @@ def test_no_token_sees_those_after_it(reader: Any, dialogue: Any) -> None:
 
 
 def test_what_is_wanted_is_the_answer_and_the_end(dialogue: Any) -> None:
-    said = '{"patterns": ["gap_up"], "key_levels": [1.0], "signal": "BUY"}'
+    said = '{"reasoning": "gap_up", "patterns": ["gap_up"], "key_levels": [1.0]}'
     batch = dialogue.batch(["\nsymbol A", "\nsymbol A\nprice scale 0%=1.00"], [said, said])
     for wanted in batch.wanted:
         ids = wanted[wanted != IGNORED].tolist()
         assert ids[-1] == END
         assert dialogue.vocabulary.decode(ids) == said
-    short = dialogue.batch(["\nsymbol A\nindicators rsi_14 50.0"], [said], short=True)
-    assert "rsi" not in dialogue.vocabulary.decode(short.tokens[0].tolist())
-    assert END not in short.wanted
+    first = batch.weight[0][batch.wanted[0] != IGNORED].tolist()
+    assert first == sorted(first, reverse=True)
+    assert first[0] > first[-1]
+
+
+def test_exercises_want_the_prices_that_stand_behind_the_shares_asked_for(dialogue: Any) -> None:
+    batch = drill(dialogue, np.random.default_rng(1), 3, 4)
+    for tokens, wanted in zip(batch.tokens, batch.wanted, strict=True):
+        told, asked = dialogue.vocabulary.decode(tokens.tolist()).split("none")
+        on_scale = dict(re.findall(r"(\d+%)=([0-9.]+)", told))
+        cited = re.findall(r"(\d+%)=([0-9.]+), ", asked)
+        assert len(cited) == 11
+        assert all(on_scale[share] == price for share, price in cited)
+        said = dialogue.vocabulary.decode(wanted[wanted != IGNORED].tolist())
+        assert said.startswith("".join(price for _, price in cited))
+
+
+def test_scales_of_exercises_grow_to_whole_ones() -> None:
+    sizes = [longest_scale(progress) for progress in np.linspace(0, 1, 50)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (4, 21)
+
+
+@torch.no_grad()
+def test_heads_begin_by_looking_one_two_and_three_tokens_back() -> None:
+    torch.manual_seed(1)
+    language = LanguageModel(TextShape(600))
+    begin_looking_back(language)
+    layer, size = language.layers[0], 60
+    x = layer.input_layernorm(language.embed_tokens(torch.randint(0, 600, (1, size))))
+    cos, sin = language._angles(torch.arange(size).expand(3, -1))
+    attention = layer.self_attn
+    q = rotate(attention.q_norm(attention.q_proj(x).view(1, size, 4, 32)).transpose(1, 2), cos, sin)
+    k = rotate(attention.k_norm(attention.k_proj(x).view(1, size, 2, 32)).transpose(1, 2), cos, sin)
+    scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) / 32**0.5
+    seen = scores.masked_fill(~torch.ones(size, size, dtype=torch.bool).tril(), -1e9).softmax(-1)[0]
+    for head, distance in ((0, 1), (1, 2), (2, 3)):
+        assert seen[head].diagonal(-distance)[10:].mean() > 0.8
+
+
+def test_pictures_vary_in_place_and_colour_but_not_in_size() -> None:
+    image = np.zeros((1, 48, 48, 3), np.uint8)
+    image[0, 8:40, 8:40] = (10, 200, 30)
+    rng = np.random.default_rng(2)
+    made = [varied(rng, image)[0] for _ in range(40)]
+    assert {one.shape for one in made} == {(48, 48, 3)}
+    # A negative of something green is green on white, so that ups stay ups.
+    colours = {tuple(one[24, 24].tolist()) for one in made}
+    assert colours <= {(10, 200, 30), (55, 245, 225)}
+    assert len(colours) == 2
+    assert len({one.tobytes() for one in made}) > 20
 
 
 def test_codes_are_apart_and_shares_add_up_to_one() -> None:

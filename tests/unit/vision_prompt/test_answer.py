@@ -7,12 +7,12 @@ import pytest
 from vision_prompt import AnswerError, ChartAnswer, Pattern, Signal, answer_schema, parse_answer
 
 GOOD = {
+    "reasoning": "two highs near 183.42",
     "patterns": ["double_top"],
     "key_levels": [183.42, 181],
     "signal": "SELL",
     "confidence": 0.7,
     "risks": ["a close above 183.42"],
-    "reasoning": "two highs near 183.42",
 }
 
 

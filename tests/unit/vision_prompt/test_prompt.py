@@ -6,13 +6,25 @@ from importlib.resources import files
 
 import pytest
 
-from vision_prompt import ChartExtent, ChartFacts, PastOutcome, PromptError, build_prompt, load_template
+from vision_prompt import (
+    TEMPLATE_NAMES,
+    ChartExtent,
+    ChartFacts,
+    PastOutcome,
+    PromptError,
+    answer_schema,
+    build_prompt,
+    load_template,
+)
 from vision_prompt.prompt import parse_template
 from vision_prompt.wording import UNNAMED, is_indicator_name, symbol_text
 
 S = 1_000_000_000
 # Readings in journals name the template by this: an edited template is a new one with a new name.
-CHART_V1_SHA256 = "7d5c79006b629b27f7e3c2673a98c3a6238511816ad879eb4fdd2234e6f7e9cf"
+SHA256 = {
+    "chart_v2": "1e46b020658f762095447d9d347e5110ded617f3d162ccdc0061eb1ea2d476cd",
+    "chart_v1": "7d5c79006b629b27f7e3c2673a98c3a6238511816ad879eb4fdd2234e6f7e9cf",
+}
 EXTENT = ChartExtent(181.22, 185.61, 183.4, 1_741_786_200 * S, 1_741_809_600 * S, 300)
 FACTS = ChartFacts(
     "BRK B",
@@ -33,16 +45,28 @@ volume forecast 1.23 times the last
 past 3 alike: mean +3.0 bps, 66% up, nearest +8.0 +3.0 -2.1"""
 
 
-def test_the_prompt_is_this_text_to_the_character():
-    prompt = build_prompt(FACTS)
-    template = (files("vision_prompt") / "chart_v1.txt").read_text()
+@pytest.mark.parametrize("name", TEMPLATE_NAMES)
+def test_the_prompt_is_this_text_to_the_character(name):
+    prompt = build_prompt(FACTS, load_template(name))
+    template = (files("vision_prompt") / f"{name}.txt").read_text()
     assert prompt.text == template.removesuffix("\n{context}\n") + CONTEXT
     assert prompt.text.index("{chart}") == len(prompt.before_chart)
-    assert prompt.template.sha256.hex() == CHART_V1_SHA256
+    assert prompt.template.sha256.hex() == SHA256[name]
+
+
+def test_the_newest_template_is_the_one_to_use():
+    assert build_prompt(FACTS).template.name == TEMPLATE_NAMES[0] == "chart_v2"
+    assert set(TEMPLATE_NAMES) == set(SHA256)
+
+
+def test_the_newest_template_asks_for_the_fields_in_the_order_of_the_schema():
+    text = load_template().before_chart
+    places = [text.index(f"{field}: ") for field in answer_schema()["properties"]]
+    assert places == sorted(places)
 
 
 def test_the_hash_is_that_of_the_file():
-    content = (files("vision_prompt") / "chart_v1.txt").read_bytes()
+    content = (files("vision_prompt") / "chart_v2.txt").read_bytes()
     assert load_template().sha256 == hashlib.sha256(content).digest()
 
 
