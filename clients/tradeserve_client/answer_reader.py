@@ -51,10 +51,12 @@ class AnswerReader:
             MalformedResponseError: Not a response, or not the one that was asked for.
         """
         layout = self._layouts.get(len(body))
-        if layout is not None:
-            known = layout.outputs(body, request_id)
-            if known is not None:
-                return layout.version, known
+        if layout is not None and layout.fits(body, request_id):
+            outputs: dict[str, NDArray[Any]] = {}
+            for name, part, shape, dtype in layout.arrays:
+                # A copy of the part, not a view into the whole: numbers lie at addresses that fit them.
+                outputs[name] = np.ndarray(shape, dtype, body[part])
+            return layout.version, outputs
         return self._parsed(body, request_id)
 
     def _parsed(self, body: bytes, request_id: str) -> tuple[int, Outputs]:
@@ -118,9 +120,10 @@ class _Layout:
 
     Attributes:
         version: That answered.
+        arrays: Name, where its numbers lie, shape and dtype of each output.
     """
 
-    __slots__ = ("_after_id", "_arrays", "_before_id", "_gaps", "version")
+    __slots__ = ("_after_id", "_before_id", "_gaps", "arrays", "version")
 
     def __init__(
         self, body: bytes, version: int, id_span: _Span, contents: Mapping[str, _Span], arrays: Outputs
@@ -135,22 +138,15 @@ class _Layout:
             for end, start in zip(ends, starts[1:], strict=True)
             if end < start
         )
-        self._arrays = tuple(
+        self.arrays = tuple(
             (name, slice(*contents[name]), array.shape, array.dtype) for name, array in arrays.items()
         )
 
-    def outputs(self, body: bytes, request_id: str) -> Outputs | None:
-        """Return the outputs of an answer to that request; None when it must be parsed."""
+    def fits(self, body: bytes, request_id: str) -> bool:
+        """Return whether this is such an answer, to that request."""
         if not body.startswith(self._before_id + request_id.encode() + self._after_id):
-            return None
-        for where, gap in self._gaps:
-            if body[where] != gap:
-                return None
-        outputs: dict[str, NDArray[Any]] = {}
-        for name, part, shape, dtype in self._arrays:
-            # A copy of the part, not a view into the whole: numpy wants numbers at addresses that fit them.
-            outputs[name] = np.ndarray(shape, dtype, body[part])
-        return outputs
+            return False
+        return not self._gaps or all(body[where] == gap for where, gap in self._gaps)
 
 
 def _spans(body: bytes) -> list[tuple[int, _Span]]:

@@ -125,11 +125,10 @@ class PendingCall(Generic[T]):
         lane = self._lane
         now_ns = self._fan_out.clock_ns()
         left_ns = self.deadline_ns - now_ns
-        refusal = lane.refusal(left_ns)
-        if refusal is not None:
+        if not lane.takes(left_ns):
             self._settled = True
             record = CallRecord(lane.service, "", 0, self.deadline_ns, 0)
-            self._refusal = NoAnswer(*refusal, record)
+            self._refusal = NoAnswer(*lane.refusal(left_ns), record)
             return 0
         self.sent_ns = now_ns
         lane.in_flight += 1
@@ -197,8 +196,9 @@ class PendingCall(Generic[T]):
             task.add_done_callback(_late_calls.discard)
             return
         self._free()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _free(self) -> None:
         self._fan_out.clear_alarm(self)

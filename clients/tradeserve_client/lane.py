@@ -25,6 +25,7 @@ class Lane:
     Attributes:
         service: Name for records and messages.
         max_in_flight: Calls that may run at once; more are shed as BUSY.
+        max_unfinished: Calls that the server may not have answered; more are shed as BUSY.
         breaker: Stops calls to what does not answer.
         lets_run: Whether calls that are given up are left to the server to finish. Always so with Triton:
             cancelled and expired requests crash 24.10 (triton-inference-server/server#7368,
@@ -41,6 +42,7 @@ class Lane:
         "in_flight",
         "lets_run",
         "max_in_flight",
+        "max_unfinished",
         "method",
         "service",
         "unfinished",
@@ -59,6 +61,7 @@ class Lane:
             raise ValueError(f"{service}: max_in_flight must be at least 1")
         self.service = service
         self.max_in_flight = max_in_flight
+        self.max_unfinished = UNFINISHED_FACTOR * max_in_flight
         self.breaker = breaker
         self.channel = channel
         # Without serializers: requests are prebuilt bytes, answers are read in `decode`.
@@ -67,15 +70,22 @@ class Lane:
         self.unfinished = 0
         self.lets_run = method.startswith(_TRITON)
 
-    def refusal(self, left_ns: int) -> tuple[Reason, str] | None:
-        """Return why nothing is sent to it now; None when a call is, whose outcome the breaker must be told."""
+    def takes(self, left_ns: int) -> bool:
+        """Return whether a call may go out that has this long; then the breaker must be told its outcome."""
+        return (
+            left_ns >= MIN_CALL_NS
+            and self.in_flight < self.max_in_flight
+            and self.unfinished < self.max_unfinished
+            and self.breaker.allow()
+        )
+
+    def refusal(self, left_ns: int) -> tuple[Reason, str]:
+        """Return why it does not take a call."""
         if left_ns < MIN_CALL_NS:
             return Reason.NO_BUDGET, f"{max(0, left_ns) / 1e6:.2f} ms left, nothing was sent"
         if self.in_flight >= self.max_in_flight:
             return Reason.BUSY, f"{self.in_flight} calls in flight, the limit of this client"
-        if self.unfinished >= UNFINISHED_FACTOR * self.max_in_flight:
+        if self.unfinished >= self.max_unfinished:
             return Reason.BUSY, f"{self.unfinished} calls unfinished at the server, most of them given up"
-        if not self.breaker.allow():
-            state = "half open, a probe is out" if self.breaker.state is BreakerState.HALF_OPEN else "open"
-            return Reason.DOWN, f"too many answers in a row were late or failed (breaker {state})"
-        return None
+        state = "half open, a probe is out" if self.breaker.state is BreakerState.HALF_OPEN else "open"
+        return Reason.DOWN, f"too many answers in a row were late or failed (breaker {state})"

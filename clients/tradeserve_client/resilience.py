@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from tradeserve_client.answers import Answer, Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
-from tradeserve_client.fan_out import MIN_CALL_NS, CallGroup, FanOut, Lane, PendingCall, Request
+from tradeserve_client.fan_out import MIN_CALL_NS, CallGroup, FanOut, PendingCall, Request
 from tradeserve_client.hedging import HedgeBudget, LatencySample
 from tradeserve_client.metadata import Metadata, headers_for
 from tradeserve_client.replicas import Replica, ReplicaSet, any_ready
@@ -153,19 +153,6 @@ class Caller:
         return (
             called if once else await self.retried(called, service, request, deadline_ns, allowed, metadata)
         )
-
-    def call_straight(
-        self,
-        replica: Replica,
-        lane: Lane,
-        request: Request[T],
-        deadline_ns: int,
-        metadata: Metadata | None = None,
-    ) -> Coroutine[Any, Any, Outcome[T]]:
-        """Ask the only replica once; `call` at the least cost, but for what `retried` does."""
-        self.counts.calls += 1
-        headers = headers_for(replica.metadata, metadata) if metadata or replica.metadata else ()
-        return self._fan_out.ask(lane, request, deadline_ns, headers)
 
     async def close(self) -> None:
         """Wait for what was cancelled to end."""

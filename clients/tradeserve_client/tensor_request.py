@@ -131,7 +131,7 @@ class TensorRequests:
         contents: list[bytes] = []
         for name, dtype in self._plain:
             array = inputs.get(name)
-            if type(array) is not np.ndarray or array.dtype != dtype:
+            if type(array) is not np.ndarray or (array.dtype is not dtype and array.dtype != dtype):
                 return None
             key += (array.shape,)
             contents += (b"", array.tobytes())

@@ -33,9 +33,9 @@ from tradeserve_client.contract_fetch import fetch_contract
 from tradeserve_client.contract_watch import ContractWatch, OnContractChange
 from tradeserve_client.fan_out import FanOut, Lane, OnLate
 from tradeserve_client.inference import Inference, InferRequest, PreparedModel
-from tradeserve_client.metadata import Metadata, MetadataSource
+from tradeserve_client.metadata import Metadata, MetadataSource, headers_for
 from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets, any_ready
-from tradeserve_client.resilience import CallCounts, Called, Caller, OnOutcome, Resilience, ignore_outcome
+from tradeserve_client.resilience import CallCounts, Called, Caller, OnOutcome, Resilience
 from tradeserve_client.route import Route
 from tradeserve_client.sequence import SequenceStep
 from tradeserve_client.tensor_request import TensorRequest, TensorRequests
@@ -114,13 +114,13 @@ class TritonClient:
         )
         self.link = self.replicas.replicas[0].link
         self._clock_ns = clock_ns
-        self._on_outcome = on_outcome or ignore_outcome
+        self._on_outcome = on_outcome
         self._stubs = {
             replica: service_pb2_grpc.GRPCInferenceServiceStub(replica.channel)
             for replica in self.replicas.replicas
         }
-        fan_out = FanOut(on_late=on_late, clock_ns=clock_ns)
-        self._caller = Caller(self.replicas, INFER_METHOD, fan_out, resilience)
+        self._fan_out = FanOut(on_late=on_late, clock_ns=clock_ns)
+        self._caller = Caller(self.replicas, INFER_METHOD, self._fan_out, resilience)
         self._watch = ContractWatch(
             self.replicas.replicas,
             self._fetch,
@@ -186,9 +186,10 @@ class TritonClient:
         route = self._routes.get((model, version))
         if route is not None and route.holds and sequence is None:
             request = route.requests.request(inputs, outputs)
-            outcome = await self._caller.call_straight(
-                route.replica, route.lane, request, deadline_ns, metadata
-            )
+            given = route.replica.metadata
+            headers = headers_for(given, metadata) if given or metadata else ()
+            self._caller.counts.calls += 1
+            outcome = await self._fan_out.ask(route.lane, request, deadline_ns, headers)
             if not (
                 isinstance(outcome, Answer) and outcome.value.model_version == route.version and route.holds
             ):
@@ -198,7 +199,8 @@ class TritonClient:
             outcome = await self._infer(
                 _Question(model, inputs, deadline_ns, version, outputs, metadata, sequence)
             )
-        self._on_outcome(outcome)
+        if self._on_outcome is not None:
+            self._on_outcome(outcome)
         return outcome
 
     async def _infer(self, question: _Question) -> Outcome[Inference]:
