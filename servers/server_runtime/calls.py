@@ -100,13 +100,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return self._entered(method, handler)
 
     def admit(
-        self, path: str, handler: grpc.RpcMethodHandler, metadata: Sequence[Metadatum]
+        self,
+        path: str,
+        handler: grpc.RpcMethodHandler,
+        metadata: Sequence[Metadatum],
+        timeout_s: float | None,
     ) -> Admitted | grpc.Status:
         """Let a call over our own transport in, or return what refuses it; `http2.server.Gate`."""
         if path.startswith("/grpc."):
             return Admitted(handler, _nothing, _nothing)
         now_ns = time.monotonic_ns()
-        admission, refusal = self._decide(path, handler)
+        admission, refusal = self._decide(path, handler, timeout_s)
         if refusal is not None:
             self._count(path, refusal.code, metadata, now_ns)
             return refusal
@@ -130,14 +134,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if self._calls.in_flight + self._streams.in_flight == 0:
             self._idle.set()
 
-    def _decide(self, method: str, handler: grpc.RpcMethodHandler) -> tuple[Admission, grpc.Status | None]:
-        """Count a call in, or return with what status it is refused."""
+    def _decide(
+        self, method: str, handler: grpc.RpcMethodHandler, timeout_s: float | None = None
+    ) -> tuple[Admission, grpc.Status | None]:
+        """Count a call in, or return with what status it is refused.
+
+        Args:
+            method: "/package.Service/Method".
+            handler: What it runs.
+            timeout_s: Until its deadline; None where that is not known, or there is none.
+        """
         self._turns.arrived()
         streaming = handler.request_streaming or handler.response_streaming
         admission = self._streams if streaming else self._calls
         if method in self._urgent:
             admission.enter()
-        elif not (streaming or self._turns.has_time_for(admission.in_flight)):
+        elif not (streaming or self._turns.has_time_for(admission.in_flight, timeout_s)):
             return admission, _NO_TIME
         elif not admission.try_enter():
             return admission, self._full[streaming]

@@ -75,7 +75,9 @@ class Counting:
     def __init__(self) -> None:
         self.entered = self.left = 0
 
-    def admit(self, path: str, handler: grpc.RpcMethodHandler, metadata: object) -> Admitted:
+    def admit(
+        self, path: str, handler: grpc.RpcMethodHandler, metadata: object, timeout_s: float | None
+    ) -> Admitted:
         self.entered += 1
         return Admitted(handler, lambda: None, self.leave)
 

@@ -42,7 +42,11 @@ class Gate(Protocol):
     """Lets calls in when their headers are there."""
 
     def admit(
-        self, path: str, handler: grpc.RpcMethodHandler, metadata: Sequence[Metadatum]
+        self,
+        path: str,
+        handler: grpc.RpcMethodHandler,
+        metadata: Sequence[Metadatum],
+        timeout_s: float | None,
     ) -> Admitted | grpc.Status:
         """Let a call in, or return the status that refuses it, one object per kind of refusal."""
 
@@ -51,7 +55,11 @@ class OpenGate:
     """Lets every call in."""
 
     def admit(
-        self, path: str, handler: grpc.RpcMethodHandler, metadata: Sequence[Metadatum]
+        self,
+        path: str,
+        handler: grpc.RpcMethodHandler,
+        metadata: Sequence[Metadatum],
+        timeout_s: float | None,
     ) -> Admitted | grpc.Status:
         """Let it in."""
         return Admitted(handler, _nothing, _nothing)
@@ -192,7 +200,7 @@ class Http2Server(grpc.aio.Server):  # type: ignore[misc]
             block = responses.ending_block(_Code.RESOURCE_EXHAUSTED, "as many calls as the server takes")
             connection.refuse(stream_id, responses.OPENING + block, last=last)
             return
-        admitted = self._gate.admit(head.path, handler, head.metadata)
+        admitted = self._gate.admit(head.path, handler, head.metadata, head.timeout_s)
         if isinstance(admitted, Admitted):
             self._let_in(connection, stream_id, head, admitted, last=last)
         else:

@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 
+from fakes.waiting import until
 from server_runtime.admission import Admission
 from server_runtime.errors import OverloadedError, TooLateError
 from server_runtime.turns import Turns
@@ -42,7 +43,7 @@ async def test_long_work_is_done_off_the_loop(turns: Turns) -> None:
         *(turns.run(lambda: threading.current_thread().name, None) for _ in range(3))
     )
     assert names == ["turns"] * 3
-    assert turns.ahead == 0
+    await until(lambda: not turns.ahead)  # when the thread has said that nothing is left
 
 
 async def test_one_piece_that_was_held_up_does_not_make_the_next_ones_hopeless(turns: Turns) -> None:
@@ -83,8 +84,27 @@ async def test_a_call_is_turned_away_before_its_request_is_read_when_callers_wou
     turns.typical_s, turns.patience_s = 0.001, 0.05
     assert turns.has_time_for(2)
     assert not turns.has_time_for(50)
+    assert turns.has_time_for(50, 10.0), "this caller has more time than most"
+    assert not turns.has_time_for(2, 0.002), "this one has less"
     await waiting
     assert turns.has_time_for(50), "nothing is ahead any more"
+
+
+async def test_a_queue_that_stays_is_kept_shorter_than_a_burst(turns: Turns) -> None:
+    def admitted() -> int:
+        usual_s, turns.typical_s = turns.typical_s, 0.001
+        most = next(more for more in range(1, 1000) if not turns.has_time_for(more)) - 1
+        turns.typical_s = usual_s
+        return most
+
+    turns.typical_s = 0.003  # long work, for the thread
+    first = turns.start(partial(time.sleep, 0.003), 0.1)
+    waiting = [turns.start(partial(time.sleep, 0.003), None) for _ in range(40)]
+    assert admitted() == pytest.approx(49, abs=1), "half of what callers' time would allow"
+    await asyncio.gather(first, *waiting[:35])  # which takes longer than callers have time
+    assert admitted() == pytest.approx(24, abs=1), "a quarter"
+    await asyncio.gather(*waiting)
+    await until(lambda: turns.has_time_for(1000))
 
 
 async def test_work_without_time_left_is_not_begun(turns: Turns) -> None:
