@@ -107,7 +107,8 @@ class NeighborSearch:
             event_ns: Only states whose outcome was known before this instant, nanoseconds UTC.
             deadline_ns: Monotonic.
         """
-        refusal = self._refusal(served_sha256)
+        lone = self._replicas is None
+        refusal = _refusal(self._checks[0], served_sha256) if lone else self._refusal(served_sha256)
         if refusal is not None:
             return not_sent(SERVICE, *refusal, deadline_ns)
         index = self._spec.index
@@ -144,8 +145,6 @@ class NeighborSearch:
             if refusal is None:
                 return None
             found.append(refusal)
-        if len(found) == 1:
-            return found[0]
         mismatch = any(reason is Reason.CONTRACT_MISMATCH for reason, _ in found)
         words = (f"{check.target}: {words}" for check, (_, words) in zip(self._checks, found, strict=True))
         return Reason.CONTRACT_MISMATCH if mismatch else Reason.DOWN, "; ".join(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from strategy.adapters.forecaster_checks import VoterCheck
 from strategy.adapters.forecaster_specs import VoterSpec
@@ -16,15 +16,13 @@ from tradeserve_client.inference import Inference, InferRequest, PreparedModel
 from tradeserve_client.replicas import Replica
 from tradeserve_client.resilience import Called, Caller
 
+T = TypeVar("T")
+
 _DOUBTS = (Reason.DOWN, Reason.CONTRACT_MISMATCH)
 
 
 class AskedVoter(Protocol):
     """A call to a voter that is under way; await `outcome()` once."""
-
-    @property
-    def attempts(self) -> Sequence[Attempt]:
-        """Where it was sent; empty with one server."""
 
     async def outcome(self) -> Outcome[Inference]:
         """Return the answer in time, or why there is none."""
@@ -57,6 +55,9 @@ class Voter(Protocol):
     def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> AskedVoter:
         """Send a request of `prepared` now."""
 
+    def judged(self, outcome: Outcome[Inference]) -> Outcome[Inference]:
+        """Return what may be believed of what a call gave back; have a server checked that is in doubt."""
+
 
 class LoneVoter:
     """A voter on one server. A call adds nothing to what the SDK does."""
@@ -79,29 +80,13 @@ class LoneVoter:
         """Requests to it."""
         return self._check.prepared
 
-    def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> AskedVoter:
+    def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> PendingCall[Inference]:
         """Send a request now."""
-        return _LoneCall(self._check, group.start(self._check.lane, infer, headers))
+        return group.start(self._check.lane, infer, headers)
 
-
-class _LoneCall:
-    __slots__ = ("_check", "_pending")
-
-    attempts: Sequence[Attempt] = ()
-
-    def __init__(self, check: VoterCheck, pending: PendingCall[Inference]) -> None:
-        self._check = check
-        self._pending = pending
-
-    async def outcome(self) -> Outcome[Inference]:
-        outcome = await self._pending.outcome()
-        if isinstance(outcome, NoAnswer):
-            _doubt(self._check, outcome)
-            return outcome
-        return _believed(self._check, outcome)
-
-    def cancel(self) -> None:
-        """Do nothing: the group it was started in ends it."""
+    def judged(self, outcome: Outcome[Inference]) -> Outcome[Inference]:
+        """Return what may be believed of what a call gave back."""
+        return _judged(self._check, outcome)
 
 
 class ReplicatedVoter:
@@ -138,10 +123,14 @@ class ReplicatedVoter:
         mismatch = any(check.reason is Reason.CONTRACT_MISMATCH for check in self.checks)
         return Reason.CONTRACT_MISMATCH if mismatch else Reason.DOWN, self._problem()
 
-    def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> AskedVoter:
+    def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> ReplicatedCall:
         """Send a request to the best server, and to another one when it needs to be."""
         call = self._call(infer, group.deadline_ns, headers)
-        return _ReplicatedCall(asyncio.get_running_loop().create_task(call, name=f"ask {self.spec.name}"))
+        return ReplicatedCall(asyncio.get_running_loop().create_task(call, name=f"ask {self.spec.name}"))
+
+    def judged(self, outcome: Outcome[Inference]) -> Outcome[Inference]:
+        """Return it as it is: it was judged by the server that it came from."""
+        return outcome
 
     async def _call(self, infer: InferRequest, deadline_ns: int, headers: Headers) -> Called[Inference]:
         wanted = (infer.model.version, infer.model.artifact_sha256)
@@ -162,10 +151,10 @@ class ReplicatedVoter:
             if isinstance(attempt.outcome, NoAnswer):
                 for check in self.checks:
                     if check.target == attempt.target:
-                        _doubt(check, attempt.outcome)
+                        _judged(check, attempt.outcome)
         if isinstance(called.outcome, NoAnswer) or called.replica is None:
             return called
-        return replace(called, outcome=_believed(self._by_replica[called.replica], called.outcome))
+        return replace(called, outcome=_judged(self._by_replica[called.replica], called.outcome))
 
     def _leader(self) -> VoterCheck | None:
         return next((check for check in self.checks if check.prepared and check.refusal() is None), None)
@@ -175,7 +164,13 @@ class ReplicatedVoter:
         return "; ".join(f"{target}: {refusal[1]}" for target, refusal in found if refusal)
 
 
-class _ReplicatedCall:
+class ReplicatedCall:
+    """A call that may be sent to a second server; await `outcome()` once.
+
+    Attributes:
+        attempts: Where it was sent, once the outcome is there.
+    """
+
     __slots__ = ("_task", "attempts")
 
     def __init__(self, task: asyncio.Task[Called[Inference]]) -> None:
@@ -183,21 +178,21 @@ class _ReplicatedCall:
         self.attempts: Sequence[Attempt] = ()
 
     async def outcome(self) -> Outcome[Inference]:
+        """Return the answer in time, or why there is none."""
         called = await self._task
         self.attempts = called.attempts
         return called.outcome
 
     def cancel(self) -> None:
+        """Stop waiting."""
         self._task.cancel()
 
 
-def _doubt(check: VoterCheck, outcome: NoAnswer) -> None:
-    """Have a contract checked again when the server was away, or serves something else."""
-    if outcome.call.sent_ns and outcome.reason in _DOUBTS:
-        check.doubt()
-
-
-def _believed(check: VoterCheck, outcome: Outcome[Inference]) -> Outcome[Inference]:
+def _judged(check: VoterCheck, outcome: Outcome[T]) -> Outcome[T]:
+    if isinstance(outcome, NoAnswer):
+        if outcome.call.sent_ns and outcome.reason in _DOUBTS:
+            check.doubt()
+        return outcome
     if check.holds:
         return outcome
     # The connection changed while the answer was under way: who sent it is not certain.

@@ -15,7 +15,13 @@ from strategy.adapters.forecaster_answers import not_sent, read_forecast
 from strategy.adapters.forecaster_checks import Keeper, VoterCheck
 from strategy.adapters.forecaster_search import NeighborSearch, neighbors_of
 from strategy.adapters.forecaster_specs import WINDOW_COLUMNS, ForecasterSpec
-from strategy.adapters.forecaster_voters import AskedVoter, LoneVoter, ReplicatedVoter, Voter
+from strategy.adapters.forecaster_voters import (
+    AskedVoter,
+    LoneVoter,
+    ReplicatedCall,
+    ReplicatedVoter,
+    Voter,
+)
 from strategy.ports import Forecast, ForecastReply, ForecastRequest, LateAnswer, VoterInfo
 from tradeserve_client.answers import Attempt, NoAnswer, Outcome, Reason
 from tradeserve_client.budget import ClockNs, LatencyBudget
@@ -81,6 +87,7 @@ class GrpcForecaster:
             self._search = NeighborSearch(
                 spec, embedder, on_late=self._report_late, clock_ns=clock_ns, tls=similarity_tls
             )
+        self._may_ask_again = any("," in target for target in (spec.triton_target, spec.index.target))
 
     @property
     def voters(self) -> Sequence[VoterInfo]:
@@ -148,7 +155,7 @@ class GrpcForecaster:
         return ForecastReply(
             {voter.spec.name: outcomes[voter.spec.name] for voter in self._voters},
             neighbors,
-            _attempts(asked, search),
+            _attempts(asked, search) if self._may_ask_again else {},
         )
 
     async def close(self) -> None:
@@ -267,7 +274,7 @@ async def _finish(
     name = voter.spec.name
     if name in outcomes:
         return
-    outcome = await asked[name].outcome()
+    outcome = voter.judged(await asked[name].outcome())
     outcomes[name] = (
         outcome if isinstance(outcome, NoAnswer) else read_forecast(outcome, voter.spec.embedding_dimension)
     )
@@ -276,5 +283,9 @@ async def _finish(
 def _attempts(
     asked: Mapping[str, AskedVoter], search: PendingSearch | NoAnswer | None
 ) -> Mapping[str, Sequence[Attempt]]:
-    found = {name: call.attempts for name, call in asked.items() if call.attempts}
-    return found | {SERVICE: search.attempts} if isinstance(search, ReplicatedSearch) else found
+    found: dict[str, Sequence[Attempt]] = {
+        name: call.attempts for name, call in asked.items() if isinstance(call, ReplicatedCall)
+    }
+    if isinstance(search, ReplicatedSearch):
+        found[SERVICE] = search.attempts
+    return found
