@@ -155,6 +155,22 @@ class PendingCall(Generic[T]):
             return
         self._given_up = True
         self._free()
+        self.wake()
+
+    async def ends_within(self, wait_ns: int) -> bool:
+        """Wait for the call's end, no longer than this; return whether there is nothing to wait for."""
+        if not (self._ended or self._settled or self._given_up):
+            waits = self._fan_out.waits
+            self._waiter = asyncio.get_running_loop().create_future()
+            waits.set(self, wait_ns / 1e9)
+            try:
+                await self._waiter
+            finally:
+                waits.clear(self)
+        return self._ended or self._settled or self._given_up
+
+    def wake(self) -> None:
+        """Have whoever awaits it look at it."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -309,9 +325,10 @@ class FanOut:
         clock_ns: Monotonic clock.
         on_late: Told of every answer that came after its deadline.
         alarm_lead_ns: How long before the deadline the alarm is set.
+        waits: Wakes who waits for a call, but not until its deadline.
     """
 
-    __slots__ = ("_alarm", "alarm_lead_ns", "clear_alarm", "clock_ns", "on_late")
+    __slots__ = ("_alarm", "alarm_lead_ns", "clear_alarm", "clock_ns", "on_late", "waits")
 
     def __init__(
         self,
@@ -325,6 +342,7 @@ class FanOut:
         self.alarm_lead_ns = alarm_lead_ns
         self._alarm: Alarm[PendingCall[Any] | CallGroup] = Alarm(methodcaller("cancel"))
         self.clear_alarm = self._alarm.clear
+        self.waits: Alarm[PendingCall[Any]] = Alarm(PendingCall.wake)
 
     def group(self, deadline_ns: int) -> CallGroup:
         """Return a group of calls that must be answered by then (monotonic)."""

@@ -243,19 +243,20 @@ class Caller:
         metadata: Metadata | None,
     ) -> Called[T]:
         start_ns = self._fan_out.clock_ns()
-        attempts = {self._spawn(first.pending.outcome()): first}
+        other: Replica | None = None
+        if not await first.pending.ends_within(delay_ns):
+            other = self.replicas.pick(service, self.method, allowed, without=first.replica)
+        if (
+            other is None
+            or not self.replicas.is_well(other, service, self.method)
+            or not self._hedges.spend()
+        ):
+            first.outcome = await first.pending.outcome()
+            return Called(first.outcome, first.replica, self._told(first))
+        self.counts.hedges += 1
+        hedge = self._start(group, other, service, request, metadata, Cause.HEDGE)
+        attempts = {self._spawn(sent.pending.outcome()): sent for sent in (first, hedge)}
         try:
-            await asyncio.wait(attempts, timeout=delay_ns / 1e9)
-            if not next(iter(attempts)).done():
-                other = self.replicas.pick(service, self.method, allowed, without=first.replica)
-                if (
-                    other is not None
-                    and self.replicas.is_well(other, service, self.method)
-                    and self._hedges.spend()
-                ):
-                    self.counts.hedges += 1
-                    hedge = self._start(group, other, service, request, metadata, Cause.HEDGE)
-                    attempts[self._spawn(hedge.pending.outcome())] = hedge
             return await self._first_answer(attempts, first, service, start_ns)
         except asyncio.CancelledError:
             for task in attempts:
@@ -287,9 +288,8 @@ class Caller:
                     self._sample(service).add(self._fan_out.clock_ns() - start_ns)
                 return Called(outcome, attempt.replica, self._told(*attempts.values()))
         assert first.outcome is not None
-        # With a hedge both attempts are used up: nothing is left to be sent again.
-        replica = first.replica if len(attempts) == 1 else None
-        return Called(first.outcome, replica, self._told(*attempts.values()))
+        # Both attempts are used up: nothing is left to be sent again.
+        return Called(first.outcome, None, self._told(*attempts.values()))
 
     def _note(self, service: str, outcome: Outcome[T]) -> None:
         if not self._may_hedge:
