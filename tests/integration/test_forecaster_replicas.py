@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -185,6 +186,24 @@ async def test_a_lost_connection_costs_no_answer_and_the_journal_tells_both_atte
     assert (second["target"], second["cause"], second["outcome"]) == (addresses[1], "retry", "in time")
     assert 0 < first["sent_after_ns"] < first["received_after_ns"] <= second["sent_after_ns"]
     assert second["sent_after_ns"] == row.sent_after_ns
+
+
+async def test_the_only_server_left_is_asked_again_when_its_connection_stands(world: World) -> None:
+    forecaster = await world.forecaster()
+    await world.tritons[1].stop()
+    await until(lambda: forecaster._voters[0].checks[1].refusal() is not None)
+    model = world.tritons[0].models["lstm_cnn"]
+    errors = itertools.chain([LOST], itertools.repeat(None))
+
+    def next_error() -> float:
+        model.error = next(errors)
+        return 0.0
+
+    model.delay_s = next_error
+    reply = await world.ask(forecaster)
+    assert reasons(reply) == [None, None, None]
+    only = world.tritons[0].address
+    assert told(reply, "lstm_cnn") == [(only, Cause.FIRST, "down"), (only, Cause.RETRY, "in time")]
 
 
 async def test_a_server_whose_contract_is_in_doubt_is_not_asked_until_it_was_checked(world: World) -> None:

@@ -64,6 +64,11 @@ class Check:
         """Whether the contract was found good on the connection that stands now."""
         return self.reason is None and self._epoch == self._link.epoch
 
+    @property
+    def epoch(self) -> int:
+        """Of the connection that stands now; grows with every loss."""
+        return self._link.epoch
+
     def refusal(self) -> tuple[Reason, str] | None:
         """Return why the service is not asked now; None when it may be."""
         if not self._link.is_ready:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from strategy.adapters.forecaster_checks import VoterCheck
 from strategy.adapters.forecaster_specs import VoterSpec
 from strategy.ports import VoterInfo
-from tradeserve_client.answers import Attempt, NoAnswer, Outcome, Reason
+from tradeserve_client.answers import Answer, Attempt, NoAnswer, Outcome, Reason
 from tradeserve_client.fan_out import CallGroup, Headers, PendingCall
 from tradeserve_client.inference import Inference, InferRequest, PreparedModel
 from tradeserve_client.replicas import Replica
 from tradeserve_client.resilience import Called, Caller
-
-T = TypeVar("T")
 
 _DOUBTS = (Reason.DOWN, Reason.CONTRACT_MISMATCH)
 
@@ -86,7 +84,10 @@ class LoneVoter:
 
     def judged(self, outcome: Outcome[Inference]) -> Outcome[Inference]:
         """Return what may be believed of what a call gave back."""
-        return _judged(self._check, outcome)
+        if isinstance(outcome, NoAnswer):
+            _doubt(self._check, outcome)
+            return outcome
+        return outcome if self._check.holds else _lost(outcome)
 
 
 class ReplicatedVoter:
@@ -134,6 +135,7 @@ class ReplicatedVoter:
 
     async def _call(self, infer: InferRequest, deadline_ns: int, headers: Headers) -> Called[Inference]:
         wanted = (infer.model.version, infer.model.artifact_sha256)
+        epochs = [check.epoch for check in self.checks]
 
         def may_ask(replica: Replica) -> bool:
             check = self._by_replica[replica]
@@ -148,13 +150,16 @@ class ReplicatedVoter:
             self.spec.name, infer, deadline_ns, may_ask=may_ask, metadata=dict(headers)
         )
         for attempt in called.attempts:
-            if isinstance(attempt.outcome, NoAnswer):
-                for check in self.checks:
-                    if check.target == attempt.target:
-                        _judged(check, attempt.outcome)
+            for check in self.checks:
+                if check.target == attempt.target and isinstance(attempt.outcome, NoAnswer):
+                    _doubt(check, attempt.outcome)
         if isinstance(called.outcome, NoAnswer) or called.replica is None:
             return called
-        return replace(called, outcome=_judged(self._by_replica[called.replica], called.outcome))
+        answered = self._by_replica[called.replica]
+        # Not whether the check holds: another call may have raised doubts on a connection that stands.
+        if answered.reason is None and answered.epoch == epochs[self.checks.index(answered)]:
+            return called
+        return replace(called, outcome=_lost(called.outcome))
 
     def _leader(self) -> VoterCheck | None:
         return next((check for check in self.checks if check.prepared and check.refusal() is None), None)
@@ -188,12 +193,12 @@ class ReplicatedCall:
         self._task.cancel()
 
 
-def _judged(check: VoterCheck, outcome: Outcome[T]) -> Outcome[T]:
-    if isinstance(outcome, NoAnswer):
-        if outcome.call.sent_ns and outcome.reason in _DOUBTS:
-            check.doubt()
-        return outcome
-    if check.holds:
-        return outcome
-    # The connection changed while the answer was under way: who sent it is not certain.
-    return NoAnswer(Reason.DOWN, "the connection was lost during the call", outcome.call)
+def _doubt(check: VoterCheck, outcome: NoAnswer) -> None:
+    """Have a contract checked again when the server was away, or serves something else."""
+    if outcome.call.sent_ns and outcome.reason in _DOUBTS:
+        check.doubt()
+
+
+def _lost(answer: Answer[Inference]) -> NoAnswer:
+    """Return why an answer is not used: the connection changed under it, so who sent it is not certain."""
+    return NoAnswer(Reason.DOWN, "the connection was lost during the call", answer.call)
