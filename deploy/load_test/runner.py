@@ -90,6 +90,7 @@ class Tool:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             preexec_fn=dies_with_parent(),
+            close_fds=False,  # see there
         )
         try:
             said, _ = await asyncio.wait_for(process.communicate(), limit_s)

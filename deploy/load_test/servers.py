@@ -91,6 +91,7 @@ async def _strategy(
             stderr=out,
             start_new_session=True,  # Ctrl-C is ours: it is stopped after the load
             preexec_fn=dies_with_parent(),
+            close_fds=False,  # see there
         )
     try:
         address = await _control_address(process, screen)

@@ -27,7 +27,11 @@ class StackError(Exception):
 
 
 def dies_with_parent() -> Callable[[], None] | None:
-    """Return a preexec function: the kernel stops the child when we die, however we die (Linux only)."""
+    """Return a preexec function: the kernel stops the child when we die, however we die (Linux only).
+
+    To be used with close_fds=False. Where grpc runs in this process it starts its threads anew in the fork;
+    they abort it when their files are closed before the exec. Neither Python's files nor grpc's are inherited.
+    """
     if not sys.platform.startswith("linux"):
         return None  # Ctrl-C and exit still stop the children
     prctl = ctypes.CDLL(None).prctl
@@ -127,6 +131,7 @@ class Service:
                 env={**os.environ, **self.environment},
                 start_new_session=True,  # Ctrl-C must reach the strategy first, not everyone at once
                 preexec_fn=dies_with_parent(),
+                close_fds=False,  # see there
             )
 
     async def wait(self) -> int:

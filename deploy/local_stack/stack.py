@@ -187,6 +187,7 @@ class Stack:
             env=plan.strategy_environment(database_url),
             start_new_session=True,
             preexec_fn=dies_with_parent(),
+            close_fds=False,  # see there
         )
         return await self._strategy.wait()
 
