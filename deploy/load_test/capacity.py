@@ -57,7 +57,7 @@ class Probe:
         rate: Calls per second asked for.
         ok_ratio: As in the gate; achieved_ratio and the latencies too.
         latency_ms: p50, p99, p99.9 by name.
-        send_lag_p99_ms: How late our generator was; None for ghz.
+        send_lag_p99_ms: How late the load generator was; None where it is not known.
         violations: What broke; empty when every limit was kept.
     """
 

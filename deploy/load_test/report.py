@@ -27,6 +27,7 @@ NOT_SENT = "NotSent"
 """Status of a call that was due and could not be sent; not among gRPC's."""
 
 GENERATOR = "tradeserve open loop"
+GHZ = "ghz"
 
 _PERCENTAGES = (10, 25, 50, 75, 90, 95, 99)
 _NS = 1_000_000_000
@@ -170,9 +171,11 @@ class Report:
         statuses: Calls by status, of all calls.
         errors: Calls by error text, of all calls.
         latency_ms: (details,) float64 from due (ghz: from sent) to end; infinite where the status is not OK.
-        due_s: (details,) float64, seconds UTC: end less latency; empty when a timestamp can't be read.
+        due_s: (details,) float64, seconds UTC: end less latency, so of ghz when a call was sent; empty when
+            a timestamp can't be read.
         shown_p99_ms: latencyDistribution's, which may leave failed calls out; None when there is none.
-        send_lag_p99_ms: How late our generator sent; None for ghz.
+        send_lag_p99_ms: How late calls were sent; of ghz at least so late, by its timestamps, and only of
+            constant rates. None where it is not known.
     """
 
     tool: str
@@ -204,8 +207,9 @@ class Report:
         """Calls sent against calls asked for; where only a total was given, time asked for against time taken."""
         schedule = self.schedule
         if schedule.duration_s:
-            # Half a call: a schedule is rounded to whole ones.
-            return min((self.sent_count + 0.5) / schedule.call_count, 1.0) if schedule.call_count else 0.0
+            # Half a call: a schedule is rounded to whole ones. ghz's last one is due just as the run ends.
+            spare = 1.0 if self.tool == GHZ else 0.5
+            return min((self.sent_count + spare) / schedule.call_count, 1.0) if schedule.call_count else 0.0
         sent = self.sent_count / schedule.total if schedule.total else 0.0
         return sent * min(schedule.length_s / self.took_s, 1.0) if self.took_s else 0.0
 
@@ -246,26 +250,30 @@ def parse(found: Any, where: str) -> Report:
         )
     except (KeyError, TypeError) as e:
         raise ReportError(f"{where}: details: an entry lacks latency or status ({e!r})") from e
+    by_us = bool(fields.get("generator", str, ""))
     lag = fields.get("sendLag", dict, {})
+    schedule, due_s = _schedule(options), _due_times(details)
     shown = {
         entry["percentage"]: entry["latency"]
         for entry in fields.get("latencyDistribution", list, [])
         if entry
     }
     return Report(
-        tool="our generator" if fields.get("generator", str, "") else "ghz",
+        tool="our generator" if by_us else GHZ,
         end_reason=fields.get("endReason", str, ""),
         count=fields.get("count", int),
         took_s=fields.get("total", int) / _NS,
-        schedule=_schedule(options),
+        schedule=schedule,
         skip_first=options.get("skipFirst", int, 0),
         is_async=options.get("async", bool, False),
         statuses=fields.get("statusCodeDistribution", dict, {}),
         errors=fields.get("errorDistribution", dict, {}),
         latency_ms=latency_ms,
-        due_s=_due_times(details),
+        due_s=due_s,
         shown_p99_ms=shown[99] / 1e6 if 99 in shown else None,
-        send_lag_p99_ms=lag["p99"] / 1e6 if "p99" in lag else None,
+        send_lag_p99_ms=(lag["p99"] / 1e6 if "p99" in lag else None)
+        if by_us
+        else _ghz_lag_p99_ms(due_s, schedule),
     )
 
 
@@ -273,7 +281,7 @@ def by_stage(report: Report) -> str:
     """Return a line per stage of a step or line schedule, for people; a short text when times are missing."""
     if not len(report.due_s):
         return "  the report has no timestamps: not shown by stage"
-    since_s = report.due_s - report.due_s.min()
+    since_s = report.due_s - report.due_s.min() + _first_due_s(report)
     lines = []
     for stage in report.schedule.stages:
         inside = report.latency_ms[(since_s >= stage.start_s) & (since_s < stage.end_s)]
@@ -287,6 +295,23 @@ def by_stage(report: Report) -> str:
             f"OK {np.isfinite(inside).mean():.2%}  p50 {p50}  p99 {p99}"
         )
     return "\n".join(lines)
+
+
+def _first_due_s(report: Report) -> float:
+    """Return when the first call of a report was due, since the start; ghz waits one interval before its first."""
+    number = report.skip_first + (report.tool == GHZ)
+    return float(report.schedule.due_at_s(np.array([number], np.float64))[0])
+
+
+def _ghz_lag_p99_ms(sent_s: NDArray[np.float64], schedule: Schedule) -> float | None:
+    """Return how late ghz sent, against the call that was least late.
+
+    Constant rates only: when the rate changes while ghz waits, its next call still comes at the old one.
+    """
+    if schedule.kind != "const" or not schedule.rps or not len(sent_s):
+        return None
+    late_s = np.sort(sent_s) - np.arange(len(sent_s)) / schedule.rps
+    return 1e3 * nearest_rank(np.sort(late_s - late_s.min()), 0.99)
 
 
 def _schedule(options: _Fields) -> Schedule:

@@ -157,10 +157,14 @@ class Schedule:
 
     def due_s(self) -> NDArray[np.float64]:
         """Return when each call is due, (calls,) float64 seconds since the start, ascending from 0."""
+        return self.due_at_s(np.arange(self.call_count, dtype=np.float64))
+
+    def due_at_s(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return when calls are due by their numbers, from 0; those after the last are due at the end."""
         stages = [stage for stage in self.stages if stage.rate > 0]
         if not stages:
-            return np.empty(0)
+            return np.zeros(len(numbers))
         edges_s = np.array([stages[0].start_s, *(stage.end_s for stage in stages)])
         made = np.cumsum([0.0, *(stage.rate * (stage.end_s - stage.start_s) for stage in stages)])
-        due: NDArray[np.float64] = np.interp(np.arange(self.call_count, dtype=np.float64), made, edges_s)
+        due: NDArray[np.float64] = np.interp(numbers, made, edges_s)
         return due

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from load_test.errors import ConfigError
-from load_test.report import NOT_SENT, OK, Report
+from load_test.report import GHZ, NOT_SENT, OK, Report
 
 LAG_SHARE = 0.25  # of the p99 limit: beyond it the generator itself is part of what was measured
 
@@ -141,7 +141,7 @@ def _rate(report: Report, limits: Limits) -> Check:
         return Check(name, measured, limit)
     if report.statuses.get(NOT_SENT):
         why = f"{report.statuses[NOT_SENT]:,} calls could not be sent in time"
-    elif report.tool == "ghz" and not report.is_async:
+    elif report.tool == GHZ and not report.is_async:
         why = "ghz's workers wait for answers: set async = true, or raise concurrency"
     else:
         why = "the load tool could not keep up: give it a machine of its own, or ask for less"
@@ -159,7 +159,7 @@ def _latency(report: Report, name: str, share: float, limit_ms: float) -> Check:
 
 def notes(report: Report, limits: Limits) -> Iterator[str]:
     """Yield what a reader of the table should know."""
-    if report.tool == "ghz" and not report.is_async:
+    if report.tool == GHZ and not report.is_async:
         yield "ghz's workers waited for answers: its latencies count from sending, not from when a call was due"
     if report.ok_ratio < 1 and report.shown_p99_ms is not None and report.percentile_ms(0.99) == math.inf:
         yield f"the report's own p99 of {report.shown_p99_ms:.2f} ms looks past the failed calls"
@@ -169,10 +169,12 @@ def notes(report: Report, limits: Limits) -> Iterator[str]:
         yield f"{report.count} calls are few: their p99.9 is the slowest of them"
     lag_ms = report.send_lag_p99_ms
     if lag_ms is not None and lag_ms > LAG_SHARE * limits.max_p99_ms:
-        yield (
-            f"our generator itself was late by {lag_ms:.1f} ms (p99), which is in the latencies: "
-            "this machine is too busy for this rate"
+        effect = (
+            "ghz itself was late by {:.1f} ms (p99), which its latencies leave out, as they count from sending"
+            if report.tool == GHZ
+            else "our generator itself was late by {:.1f} ms (p99), which is in the latencies"
         )
+        yield f"{effect.format(lag_ms)}: this machine is too busy for this rate"
 
 
 def table(checks: Sequence[Check]) -> str:

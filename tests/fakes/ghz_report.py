@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ MS = 1_000_000
 
 
 def ghz_report(
-    calls: Sequence[tuple[float, str]], *, rps: int = 100, duration_s: float = 0, **changes: Any
+    calls: Sequence[tuple[float, str]],
+    *,
+    rps: int = 100,
+    duration_s: float = 0,
+    late_ms: Mapping[int, float] | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Return a report in the format of ghz v0.121 (runner/reporter.go).
 
@@ -21,6 +26,7 @@ def ghz_report(
         calls: (latency in ms, status) of every call.
         rps: What was asked for.
         duration_s: The same; 0: the calls were asked for as a total.
+        late_ms: How much later than at that rate a call was sent, by its number; the others were not.
         changes: Keys to replace; options' keys with the prefix "options_".
     """
     ok = sorted(latency for latency, status in calls if status == "OK")
@@ -66,7 +72,9 @@ def ghz_report(
         "histogram": None,
         "details": [
             {
-                "timestamp": _timestamp(number * 10**9 // rps + round(MS * latency)),
+                "timestamp": _timestamp(
+                    (number + 1) * 10**9 // rps + round(MS * ((late_ms or {}).get(number, 0) + latency))
+                ),
                 "latency": round(MS * latency),
                 "error": "" if status == "OK" else f"rpc error: code = {status} desc = it failed",
                 "status": status,

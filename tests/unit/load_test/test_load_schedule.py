@@ -60,6 +60,13 @@ def test_calls_are_due_in_order_across_stages_with_fractions_of_calls() -> None:
     assert len(due) == schedule.call_count
 
 
+def test_a_call_is_due_by_its_number_and_none_after_the_end() -> None:
+    schedule = Schedule("step", start=10, step=10, end=30, step_duration_s=1, duration_s=2)
+    numbers = np.array([0.0, 5.0, 10.0, 20.0, 30.0, 99.0])
+    assert schedule.due_at_s(numbers).tolist() == pytest.approx([0, 0.5, 1, 1.5, 2, 2])
+    assert Schedule(rps=0, duration_s=1).due_at_s(numbers).tolist() == [0.0] * 6
+
+
 @pytest.mark.parametrize(
     ("schedule", "names"),
     [

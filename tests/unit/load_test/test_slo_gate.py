@@ -79,7 +79,7 @@ def test_a_closed_loop_that_sent_less_than_asked_fails_and_says_why() -> None:
     found = ghz_report(GOOD[:900], duration_s=10, options_async=False)
     (line,) = violations(found)
     assert line == (
-        "rate sent / asked for: 90.0% of 100.0/s, the limit is >= 95.0%: "
+        "rate sent / asked for: 90.1% of 100.0/s, the limit is >= 95.0%: "
         "ghz's workers wait for answers: set async = true, or raise concurrency"
     )
     assert any("count from sending" in note for note in notes(found))
@@ -89,6 +89,15 @@ def test_a_total_that_took_longer_than_asked_fails() -> None:
     assert not violations(ghz_report(GOOD))
     (line,) = violations(ghz_report(GOOD, total=12_000_000_000))
     assert line.startswith("rate sent / asked for: 83.3% of 100.0/s, the limit is >= 95.0%: ")
+
+
+def test_the_call_that_ghz_makes_or_not_as_the_run_ends_is_not_missed() -> None:
+    found = ghz_report(GOOD[:8], rps=1, duration_s=9)
+    assert not violations(found)
+    assert report.parse(found, "r").achieved_ratio == 1
+    assert report.parse(ghz_report(GOOD[:7], rps=1, duration_s=9), "r").achieved_ratio < 0.9
+    ours = ghz_report(GOOD[:8], rps=1, duration_s=9, generator="ours")
+    assert violations(ours)[0].startswith("rate sent / asked for: 94.4% of 1.0/s")
 
 
 def test_calls_left_out_at_the_start_are_not_missed() -> None:
@@ -142,6 +151,20 @@ def test_a_generator_that_was_late_itself_is_pointed_out() -> None:
     assert "our generator itself was late by 3.0 ms (p99)" in notes(found)[0]
 
 
+def test_a_ghz_that_was_late_itself_is_pointed_out_though_its_latencies_do_not_show_it() -> None:
+    stalled = {number: 10.0 * (330 - number) for number in range(300, 330)}  # then it sends all that were due
+    found = ghz_report(GOOD, duration_s=10, late_ms=stalled)
+    assert not violations(found)
+    (note,) = notes(found)
+    assert note == (
+        "ghz itself was late by 200.0 ms (p99), which its latencies leave out, as they count from sending: "
+        "this machine is too busy for this rate"
+    )
+    assert report.parse(ghz_report(GOOD, duration_s=10), "r").send_lag_p99_ms == pytest.approx(0, abs=0.01)
+    changing = ghz_report(GOOD, late_ms=stalled, options_load_schedule="step")
+    assert report.parse(changing, "r").send_lag_p99_ms is None
+
+
 def test_percentiles_are_nearest_rank_as_in_ghz() -> None:
     values = np.arange(1.0, 101.0)
     assert [report.nearest_rank(values, share) for share in (0.5, 0.99, 0.999, 1.0)] == [50, 99, 100, 100]
@@ -162,6 +185,29 @@ def test_a_step_schedule_is_told_by_stage() -> None:
     assert [line.split()[4] for line in lines] == ["100/s", "200/s"]
     assert "p99 2.00 ms" in lines[0]
     assert "p99 50.00 ms" in lines[1]
+
+
+@pytest.mark.parametrize("skipped", [0, 3])
+def test_stages_begin_one_interval_before_the_first_call_of_ghz_and_calls_left_out_took_their_time(
+    skipped: int,
+) -> None:
+    # 10 calls in the first second, of which ghz makes the last as the second begins.
+    calls = ([(2.0, "OK")] * 9 + [(50.0, "OK")] * 11)[skipped:]
+    found = ghz_report(
+        calls,
+        rps=10,
+        duration_s=2,
+        late_ms={9 - skipped: 1.0},
+        options_load_schedule="step",
+        options_load_start=10,
+        options_load_step=1,
+        options_load_end=11,
+        options_load_step_duration=10**9,
+        options_skipFirst=skipped,
+    )
+    first, second = report.by_stage(report.parse(found, "r")).splitlines()
+    assert "p99 2.00 ms" in first
+    assert "p50 50.00 ms" in second
 
 
 @pytest.mark.parametrize(
