@@ -282,6 +282,8 @@ class EmbeddedPostgres:
                 # Its own group: Ctrl-C on the terminal is for us, we stop it in order.
                 process_group=0,
                 preexec_fn=stop_with_parent(),
+                # Where grpc runs in this process, closing them in the fork aborts it now and then.
+                close_fds=False,
                 **self._user.arguments(),
             )
         self._wait_until_ready(programs, port, log_start)
