@@ -19,7 +19,9 @@ from uuid_utils import uuid7
 from tradeserve_client.answer_reader import AnswerReader
 from tradeserve_client.answers import CallRecord, Timing
 from tradeserve_client.contract import TensorSpec
-from tradeserve_client.tensors import DTYPES, ID_TAG, RAW_INPUT_TAG, varint
+from tradeserve_client.tensors import DTYPES, ID_BYTES, ID_TAG, RAW_INPUT_TAG, varint
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,21 @@ class Inference:
     outputs: Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One inference, ready to be sent by a CallGroup."""
+    """One inference, ready to be sent by a CallGroup.
 
-    request_id: str
-    body: bytes
-    model: PreparedModel
+    Attributes:
+        request_id: UUIDv7.
+        body: A serialized ModelInferRequest.
+        model: What it was made with.
+    """
+
+    __slots__ = ("body", "model", "request_id")
+
+    def __init__(self, request_id: str, body: bytes, model: PreparedModel) -> None:
+        self.request_id = request_id
+        self.body = body
+        self.model = model
 
     def decode(self, body: bytes, call: Timing) -> tuple[Inference, CallRecord]:
         """Read a ModelInferResponse, checking everything that was promised.
@@ -51,16 +61,17 @@ class InferRequest:
         Raises:
             MalformedResponseError: It is not what was asked for.
         """
-        inference = self.model.decode(body, self.request_id)
+        model = self.model
+        inference = model.decode(body, self.request_id)
         record = CallRecord(
             call.service,
             self.request_id,
             call.sent_ns,
             call.deadline_ns,
             call.received_ns,
-            model_name=inference.model_name,
+            model_name=model.name,
             model_version=inference.model_version,
-            artifact_sha256=self.model.artifact_sha256,
+            artifact_sha256=model.artifact_sha256,
         )
         return inference, record
 
@@ -110,7 +121,7 @@ class PreparedModel:
         tensor.shape.extend(self.input_shape)
         for output in outputs:
             head.outputs.add().name = output.name
-        self._head = head.SerializeToString()
+        self._head = head.SerializeToString() + ID_TAG + varint(ID_BYTES)
         self._raw_prefix = RAW_INPUT_TAG + varint(self.request_bytes)
 
     def _fixed(self, output: TensorSpec) -> TensorSpec:
@@ -128,17 +139,14 @@ class PreparedModel:
         Raises:
             ValueError: Wrong dtype or size.
         """
-        if window.dtype != np.float32 or window.nbytes != self.request_bytes:
+        if window.dtype != _FLOAT32 or window.nbytes != self.request_bytes:
             raise ValueError(
                 f"{self.name}: expected float32 of shape {list(self.input_shape)}, "
                 f"got {window.dtype} of shape {list(window.shape)}"
             )
         request_id = str(uuid7())
-        id_bytes = request_id.encode()
         # Concatenated protobuf fields are one message: no copy through a message object.
-        body = b"".join(
-            (self._head, ID_TAG, bytes((len(id_bytes),)), id_bytes, self._raw_prefix, window.tobytes())
-        )
+        body = b"".join((self._head, request_id.encode(), self._raw_prefix, window.tobytes()))
         return InferRequest(request_id, body, self)
 
     def decode(self, body: bytes, request_id: str) -> Inference:

@@ -17,10 +17,9 @@ from tradeserve_client.contract import ModelContract, TensorSpec
 from tradeserve_client.errors import WrongRequestError
 from tradeserve_client.inference import Inference
 from tradeserve_client.sequence import SequenceStep, check_sequence
-from tradeserve_client.tensors import DTYPES, ID_TAG, RAW_INPUT_TAG, encode_tensor, varint
+from tradeserve_client.tensors import DTYPES, ID_BYTES, ID_TAG, RAW_INPUT_TAG, encode_tensor, varint
 
 _MAX_FORMS = 64
-_ID_BYTES = 36
 
 
 class TensorRequest:
@@ -174,7 +173,7 @@ class TensorRequests:
         wanted = [self._outputs[output] for output in dict.fromkeys(outputs or self._outputs)]
         for spec in wanted:
             message.outputs.add(name=spec.name)
-        head = message.SerializeToString() + ID_TAG + varint(_ID_BYTES)
+        head = message.SerializeToString() + ID_TAG + varint(ID_BYTES)
         return _Form(head, tags, AnswerReader(name, version, wanted))
 
     def _check_names(self, kind: str, names: Iterable[str], known: Mapping[str, TensorSpec]) -> None:

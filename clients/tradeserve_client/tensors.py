@@ -34,6 +34,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
 
 # Protobuf tags of ModelInferRequest: (field number << 3) | 2 for length-delimited.
 ID_TAG = b"\x1a"
+ID_BYTES = 36
+"""Length of a request's id as text."""
 RAW_INPUT_TAG = b"\x3a"
 
 BYTES = "BYTES"
