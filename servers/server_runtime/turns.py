@@ -6,9 +6,6 @@ is ahead of it and how long a piece takes now.
 """
 
 import asyncio
-import contextlib
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -23,9 +20,6 @@ T = TypeVar("T")
 
 # A piece that takes longer is not run on the loop: nothing could be refused meanwhile.
 _LONG_S = 0.002
-# How much less of a core the thread gets than the loop, where there is none for both. Measured with callers on the same
-# two cores: nine of ten refusals in a third of the time, answers as many. Other containers don't see it.
-_NICE = 5
 # Of a new measurement in the running means.
 _WEIGHT = 0.1
 # A piece that a busy machine held up says little of the next ones: it counts as so many typical ones at most.
@@ -210,7 +204,6 @@ class Turns:
         self._wake.release()
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        _yield_to_the_loop()
         while True:
             self._wake.acquire()
             end_ns = time.monotonic_ns()
@@ -238,14 +231,6 @@ class Turns:
         if self.typical_s:
             took_s = min(took_s, _MOST_TYPICALS * self.typical_s)
         self.typical_s = _mean(self.typical_s or None, took_s)
-
-
-def _yield_to_the_loop() -> None:
-    """Let the event loop's thread have the core that this one works on, when it wakes up for some microseconds."""
-    if sys.platform == "linux":  # elsewhere, niceness is the process's
-        with contextlib.suppress(OSError):
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
 
 
 def _mean(before: float | None, new: float) -> float:
