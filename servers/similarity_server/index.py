@@ -153,7 +153,7 @@ class StateIndex:
         Returns:
             Nearest first, ties by state_id; fewer than `count` when fewer qualify.
         """
-        # It holds for the thread that says it only. With more, FAISS keeps every core busy with waiting.
+        # It holds for the thread that says it only, and searches run on two.
         faiss.omp_set_num_threads(1)
         filter_ = wanted if isinstance(wanted, Filter) else Filter(before_ns=wanted)
         parts = self._parts
