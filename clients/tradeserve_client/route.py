@@ -1,11 +1,41 @@
-"""The straight way to a model: what can be known before a call when there is only one server to ask."""
+"""What a call to a model is about, and the straight way to it, which needs only one server to be asked."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from numpy.typing import ArrayLike
+
 from tradeserve_client.contract_watch import Known
-from tradeserve_client.fan_out import Lane
+from tradeserve_client.lane import Lane
+from tradeserve_client.metadata import Metadata
 from tradeserve_client.replicas import Replica
+from tradeserve_client.sequence import SequenceStep
 from tradeserve_client.tensor_request import TensorRequests
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What `TritonClient.infer` was asked, for as long as more than one step may follow from it.
+
+    Attributes:
+        model: Name.
+        inputs: Arrays by name.
+        deadline_ns: Monotonic.
+        version: 0 for the promoted one, or the newest.
+        outputs: Names of those wanted; () for all.
+        metadata: Headers of this call.
+        sequence: Its place in a sequence.
+    """
+
+    model: str
+    inputs: Mapping[str, ArrayLike]
+    deadline_ns: int
+    version: int
+    outputs: Sequence[str]
+    metadata: Metadata | None
+    sequence: SequenceStep | None = None
 
 
 class Route:

@@ -10,7 +10,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -36,7 +36,7 @@ from tradeserve_client.inference import Inference, InferRequest, PreparedModel
 from tradeserve_client.metadata import Metadata, MetadataSource, headers_for
 from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets, any_ready
 from tradeserve_client.resilience import CallCounts, Called, Caller, OnOutcome, Resilience
-from tradeserve_client.route import Route
+from tradeserve_client.route import Question, Route
 from tradeserve_client.sequence import SequenceStep
 from tradeserve_client.tensor_request import TensorRequest, TensorRequests
 
@@ -48,19 +48,6 @@ _RECHECK_S = 5.0
 _CLOSE_GRACE_S = 1.0
 _MAX_CONTRACTS = 256
 _DOUBTS = (Reason.DOWN, Reason.CONTRACT_MISMATCH, Reason.FAILED)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What `infer` was asked."""
-
-    model: str
-    inputs: Mapping[str, ArrayLike]
-    deadline_ns: int
-    version: int
-    outputs: Sequence[str]
-    metadata: Metadata | None
-    sequence: SequenceStep | None = None
 
 
 class TritonClient:
@@ -193,17 +180,17 @@ class TritonClient:
             if not (
                 isinstance(outcome, Answer) and outcome.value.model_version == route.version and route.holds
             ):
-                question = _Question(model, inputs, deadline_ns, version, outputs, metadata)
+                question = Question(model, inputs, deadline_ns, version, outputs, metadata)
                 outcome = await self._followed_up(route, request, outcome, question)
         else:
             outcome = await self._infer(
-                _Question(model, inputs, deadline_ns, version, outputs, metadata, sequence)
+                Question(model, inputs, deadline_ns, version, outputs, metadata, sequence)
             )
         if self._on_outcome is not None:
             self._on_outcome(outcome)
         return outcome
 
-    async def _infer(self, question: _Question) -> Outcome[Inference]:
+    async def _infer(self, question: Question) -> Outcome[Inference]:
         model, version, sequence = question.model, question.version, question.sequence
         only = self._holder(sequence)
         contract = self._watch.contract(model, version, only)
@@ -221,7 +208,7 @@ class TritonClient:
         return await self._settled(await self._ask(contract, question), contract, question)
 
     async def _followed_up(
-        self, route: Route, request: TensorRequest, outcome: Outcome[Inference], question: _Question
+        self, route: Route, request: TensorRequest, outcome: Outcome[Inference], question: Question
     ) -> Outcome[Inference]:
         """Return what `_infer` would, when the first thing that it would have done gave this."""
         called = await self._caller.retried(
@@ -235,7 +222,7 @@ class TritonClient:
         return await self._settled(called, route.contract, question)
 
     async def _settled(
-        self, called: Called[Inference], contract: ModelContract, question: _Question
+        self, called: Called[Inference], contract: ModelContract, question: Question
     ) -> Outcome[Inference]:
         """Return what becomes of a call: asked once more when the version is gone, and checked."""
         model, version = question.model, question.version
@@ -326,7 +313,7 @@ class TritonClient:
         replicas = self.replicas.replicas
         return None if sequence is None else replicas[sequence.replica_index(len(replicas))]
 
-    async def _ask(self, contract: ModelContract, question: _Question) -> Called[Inference]:
+    async def _ask(self, contract: ModelContract, question: Question) -> Called[Inference]:
         requests = self._requests_to(contract, question.version)
         return await self._caller.call(
             question.model,
@@ -337,7 +324,7 @@ class TritonClient:
             once=question.sequence is not None,
         )
 
-    def _may_ask(self, question: _Question) -> Callable[[Replica], bool]:
+    def _may_ask(self, question: Question) -> Callable[[Replica], bool]:
         only = self._holder(question.sequence)
 
         def may_ask(replica: Replica) -> bool:
