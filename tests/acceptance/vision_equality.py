@@ -1,6 +1,7 @@
 """Compare what our server reads with what transformers' `generate` says of the same charts, to the byte.
 
-`build/venv/bin/python tests/acceptance/vision_equality.py --charts 512`; needs build/venv-vllm.
+`build/venv/bin/python tests/acceptance/vision_equality.py --charts 512`; needs build/venv-vllm. With `--planted` the
+charts are generated ones with patterns, as the reader was examined on (needs the export extra), else random walks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ if __name__ == "__main__":
 
 from fakes.charts_to_read import chart_query  # noqa: E402
 from tradeserve_client.answers import Answer  # noqa: E402
-from tradeserve_client.chart_reading import ChartReadingClient  # noqa: E402
+from tradeserve_client.chart_reading import ChartQuery, ChartReadingClient  # noqa: E402
 from tradeserve_client.replicas import ReplicaLimits  # noqa: E402
 from vision_processes import VLLM_VENV, vision_on  # noqa: E402
 from vision_prompt import answer_schema  # noqa: E402
@@ -47,13 +49,16 @@ class Equality:
     first_difference: str
 
 
-async def compare(address: str, charts: int, folder: Path) -> Equality:
+async def compare(
+    address: str, charts: int, folder: Path, query_of: Callable[[int], ChartQuery] = chart_query
+) -> Equality:
     """Read charts with a server that runs the packaged checkpoint, then with transformers.
 
     Args:
         address: Of the server.
         charts: How many.
         folder: For the questions.
+        query_of: Makes a question of a number.
     """
     client = ChartReadingClient(address, limits=ReplicaLimits(max_in_flight=2 * _AT_ONCE))
     jobs: list[str] = []
@@ -62,7 +67,7 @@ async def compare(address: str, charts: int, folder: Path) -> Equality:
     try:
         for first in range(0, charts, _AT_ONCE):
             seeds = range(_FIRST_SEED + first, _FIRST_SEED + min(first + _AT_ONCE, charts))
-            queries = [chart_query(seed) for seed in seeds]
+            queries = [query_of(seed) for seed in seeds]
             outcomes = await asyncio.gather(
                 *(client.read_chart(query, budget=_BUDGET_S) for query in queries)
             )
@@ -97,9 +102,15 @@ def main() -> int:
     """Compare and print; 0 when all are equal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--charts", type=int, default=512)
+    parser.add_argument("--planted", action="store_true", help="charts with patterns")
     arguments = parser.parse_args()
+    query_of: Callable[[int], ChartQuery] = chart_query
+    if arguments.planted:
+        from fakes.planted_charts import planted_query
+
+        query_of = planted_query
     with tempfile.TemporaryDirectory() as name, vision_on(Path(name)) as running:
-        found = asyncio.run(compare(running.address, arguments.charts, Path(name)))
+        found = asyncio.run(compare(running.address, arguments.charts, Path(name), query_of))
     print(
         f"{found.equal} of {found.charts} charts: the same answer to the byte\n{found.first_difference}".strip()
     )

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model_export.vlm.codes import directions, loss_of, targets
 from model_export.vlm.dialogue import Dialogue
 from model_export.vlm.examples import Shard
 from model_export.vlm.lesson import Figures, pick, rounded, run_lesson
-from model_export.vlm.look import images_of
+from model_export.vlm.look import images_of, varied
 from model_export.vlm.optimise import Optimiser
 from model_export.vlm.reader import Reader, hidden_of, loss_and_hits
 
@@ -21,18 +22,22 @@ _RATE, _MATRIX_RATE = 1e-3, 0.005
 _CODE_SHARE = 0.3
 _REPORT_EVERY = 50
 _WATCHED = 196
-_PATTERN_TOKENS = 4
-"""Tokens of an answer up to and with the pattern's name: {", patterns, ": [", the name."""
+_PATTERN_TOKENS = 5
+"""Tokens of an answer up to and with the pattern's name: {", reasoning, ":, ", the name."""
 
 
 def forward(
-    reader: Reader, dialogue: Dialogue, shards: Sequence[Shard], places: Sequence[tuple[int, int]]
+    reader: Reader,
+    dialogue: Dialogue,
+    shards: Sequence[Shard],
+    places: Sequence[tuple[int, int]],
+    images: NDArray[np.uint8],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss, hits (batch, tokens), and what the image tokens say on average (batch, hidden)."""
     batch = dialogue.batch(
         [shards[w].contexts[i] for w, i in places], [shards[w].answers[i] for w, i in places]
     )
-    picture, deep = reader.tower(torch.as_tensor(images_of(shards, places)))
+    picture, deep = reader.tower(torch.as_tensor(images))
     hidden = hidden_of(reader.language, dialogue, picture, deep, batch.tokens)
     loss, hits = loss_and_hits(reader.language, hidden, batch)
     return loss, hits, picture.mean(1)
@@ -50,7 +55,7 @@ def check(reader: Reader, dialogue: Dialogue, shard: Shard, most: int) -> dict[s
     places = [(0, i) for i in range(min(len(shard), most))]
     for start in range(0, len(places), 64):
         part = places[start : start + 64]
-        _, hits, _ = forward(reader, dialogue, [shard], part)
+        _, hits, _ = forward(reader, dialogue, [shard], part, images_of([shard], part))
         exact += hits.all(1).tolist()
         for row, (_, i) in enumerate(part):
             begin = len(dialogue.question(shard.contexts[i])) - 1
@@ -88,7 +93,8 @@ def train_joined(
 
     def one(_: int) -> tuple[Tensor, Figures]:
         places = pick(rng, shards, batch_size)
-        said, hits, mean = forward(reader, dialogue, shards, places)
+        images = varied(rng, images_of(shards, places))
+        said, hits, mean = forward(reader, dialogue, shards, places, images)
         known = loss_of(mean @ code.T, targets([shards[w].truths[i] for w, i in places]))
         exact = hits.all(1).float().mean().item()
         return said + _CODE_SHARE * known, {"loss": said.item(), "codes": known.item(), "exact": exact}

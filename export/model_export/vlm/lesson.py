@@ -16,12 +16,21 @@ from model_export.vlm.optimise import Optimiser
 Figures = Mapping[str, float]
 _WARM_UP_STEPS = 50
 _FALLING_SHARE = 0.6
+_AGAIN = 0.6
 _SMOOTH = 0.96
 _SAVE_EVERY = 100
 
 
-def share_of_rate(step: int, steps: int) -> float:
-    """Return the share of the highest learning rate at a step: a short rise, a plain, a straight fall."""
+def share_of_rate(step: int, steps: int, again: int = 0) -> float:
+    """Return the share of the highest learning rate at a step: a short rise, a plain, a straight fall.
+
+    Args:
+        step: From 0 on.
+        steps: Of the lesson.
+        again: Steps of a second, fainter round after them.
+    """
+    if step >= steps:
+        return _AGAIN * share_of_rate(step - steps, again)
     return min((step + 1) / _WARM_UP_STEPS, 1.0, (steps - step) / (_FALLING_SHARE * steps))
 
 
@@ -42,6 +51,7 @@ def run_lesson(
     one: Callable[[int], tuple[Tensor, Figures]],
     *,
     report_every: int,
+    again: int = 0,
     report: Callable[[], object] | None = None,
     save: Path | None = None,
 ) -> None:
@@ -55,6 +65,7 @@ def run_lesson(
         steps: To take, with those that `save` already knows of.
         one: Computes the loss of a step and figures to print.
         report_every: Steps between lines.
+        again: Steps of a second, fainter round after them.
         report: Further figures for a line.
         save: Where the state goes now and then; a run that finds it goes on from there.
     """
@@ -65,17 +76,18 @@ def run_lesson(
             module.load_state_dict(state[key])
         optimiser.restore(state["optimiser"])
         begin, rng.bit_generator.state = state["step"], state["rng"]
-    for step in range(begin, steps):
+    last = steps + again
+    for step in range(begin, last):
         loss, figures = one(step)
-        optimiser.step(loss, share_of_rate(step, steps))
+        optimiser.step(loss, share_of_rate(step, steps, again))
         for key, value in figures.items():
             smooth[key] = _SMOOTH * smooth.get(key, value) + (1 - _SMOOTH) * value
         done = step + 1
-        if done % report_every == 0 or done == steps:
+        if done % report_every == 0 or done == last:
             texts = " ".join(f"{key} {value:.4f}" for key, value in smooth.items())
             more = "" if report is None else report()
-            print(f"{name} {done}/{steps} {time.monotonic() - began:.0f} s {texts} {more}", flush=True)
-        if save is not None and (done % _SAVE_EVERY == 0 or done == steps):
+            print(f"{name} {done}/{last} {time.monotonic() - began:.0f} s {texts} {more}", flush=True)
+        if save is not None and (done % _SAVE_EVERY == 0 or done == last):
             state = {key: module.state_dict() for key, module in modules.items()}
             state |= {"optimiser": optimiser.state(), "step": done, "rng": rng.bit_generator.state}
             part = save.with_suffix(".part")

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that every torch program
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model_export.pattern_shapes import PATTERN_NAMES
+from model_export.pattern_shapes import GAPS, NONE, PATTERN_NAMES
 from model_export.vlm.codes import GROUPS, directions, loss_of, targets
 from model_export.vlm.examples import PATH_POINTS, Shard
 from model_export.vlm.lesson import Figures, pick, rounded, run_lesson
@@ -26,6 +26,7 @@ _REPORT_EVERY = 100
 _WATCHED = 280
 _ZOOM, _SHIFT_PX = 0.08, 6
 _INVERTED_SHARE = 0.3
+_HARD_SHARE = 0.2
 
 
 def images_of(shards: Sequence[Shard], places: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
@@ -50,6 +51,20 @@ def varied(rng: np.random.Generator, images: NDArray[np.uint8]) -> NDArray[np.ui
         one = image[rows][:, columns]
         result[index] = 255 - one[..., (1, 0, 2)] if rng.random() < _INVERTED_SHARE else one
     return result
+
+
+def harder(rng: np.random.Generator, places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the places, some of them exchanged for gaps and for charts without a pattern.
+
+    Patterns come in turn in a shard (`examples.write_shard`).
+    """
+    turn, hard = len(PATTERN_NAMES), [PATTERN_NAMES.index(name) for name in (*GAPS, NONE)]
+    return [
+        (which, at - at % turn + hard[int(rng.integers(len(hard)))])
+        if rng.random() < _HARD_SHARE
+        else (which, at)
+        for which, at in places
+    ]
 
 
 @torch.no_grad()
@@ -81,6 +96,7 @@ def train_tower(
     *,
     seed: int,
     steps: int,
+    again: int = 0,
     batch_size: int = 48,
     save: Path | None = None,
 ) -> VisionTower:
@@ -92,6 +108,7 @@ def train_tower(
         watched: To report on; nothing is chosen by it.
         seed: Of the batches.
         steps: Optimiser steps.
+        again: Steps of a second, fainter round, with more of the charts that are hardest to tell apart.
         batch_size: Charts per step.
         save: Where the state goes now and then.
     """
@@ -106,8 +123,10 @@ def train_tower(
     optimiser = Optimiser(named, _RATE, _MATRIX_RATE)
     rng = np.random.default_rng((seed, 1))
 
-    def one(_: int) -> tuple[Tensor, Figures]:
+    def one(step: int) -> tuple[Tensor, Figures]:
         places = pick(rng, shards, batch_size)
+        if step >= steps:
+            places = harder(rng, places)
         wanted = targets([shards[w].truths[i] for w, i in places])
         pixels = torch.as_tensor(varied(rng, images_of(shards, places)))
         tokens, _unused = tower(pixels, deep=False)
@@ -126,10 +145,11 @@ def train_tower(
         steps,
         one,
         report_every=_REPORT_EVERY,
+        again=again,
         report=lambda: rounded(check(tower, probe, watched, code, _WATCHED)),
         save=save,
     )
     with torch.no_grad():
         for parameter in tower.merger.linear_fc2.parameters():
-            parameter *= _GAIN
+            parameter.mul_(_GAIN)
     return tower

@@ -26,8 +26,8 @@ from model_export.vlm.speak import train_language
 from model_export.vlm.vision_tower import VisionTower
 
 SEED = 1
-TOWER_THREADS = 2
-"""Of the first lesson; another number gives other last digits."""
+_THREADS = 2
+"""Of the first and third lesson; another number gives other last digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class Recipe:
         held_out_examples: From the held-out family, only to be examined on.
         validation_examples: New ones from the training family, only to be examined on.
         real_examples: With real moves in their order, only to be examined on.
-        tower_steps: Of the first lesson.
+        tower_steps: Of the first lesson's first round.
+        tower_again: Of its second, with more of the charts that are hardest to tell apart.
         drill_steps: Of the second lesson, in citing prices.
         language_steps: Of the second lesson, together.
         joined_steps: Of the third lesson.
@@ -51,9 +52,10 @@ class Recipe:
     held_out_examples: int = 2016
     validation_examples: int = 1008
     real_examples: int = 1008
-    tower_steps: int = 2500
+    tower_steps: int = 1400
+    tower_again: int = 1200
     drill_steps: int = 800
-    language_steps: int = 2000
+    language_steps: int = 1500
     joined_steps: int = 500
 
 
@@ -107,7 +109,7 @@ def teach(
 ) -> Reader:
     """Give the three lessons."""
     text = TextShape(len(dialogue.vocabulary))
-    torch.set_num_threads(TOWER_THREADS)
+    torch.set_num_threads(_THREADS)
     torch.manual_seed(seed)
     tower = train_tower(
         VisionTower(vision, text.hidden_size),
@@ -115,6 +117,7 @@ def teach(
         watched,
         seed=seed,
         steps=recipe.tower_steps,
+        again=recipe.tower_again,
         save=work / f"tower-{seed}.pt",
     )
     torch.set_num_threads(1)
@@ -128,6 +131,7 @@ def teach(
         drill_steps=recipe.drill_steps,
         save=work / f"language-{seed}.pt",
     )
+    torch.set_num_threads(_THREADS)
     reader = Reader(vision, text)
     reader.take(tower, language)
     return train_joined(

@@ -12,6 +12,7 @@ import pytest
 WITHOUT_TORCH = "torch is not installed: `make test EXTRAS=cpu,dev,export` brings it"
 torch: Any = pytest.importorskip("torch", reason=WITHOUT_TORCH)
 
+from model_export.pattern_shapes import PATTERN_NAMES  # noqa: E402
 from model_export.vlm import evaluate  # noqa: E402
 from model_export.vlm import recipe as course  # noqa: E402
 from model_export.vlm.checkpoint import load_weights, write_checkpoint  # noqa: E402
@@ -20,7 +21,8 @@ from model_export.vlm.dialogue import END, IGNORED, make_dialogue  # noqa: E402
 from model_export.vlm.drill import drill, longest_scale  # noqa: E402
 from model_export.vlm.evaluate import share  # noqa: E402
 from model_export.vlm.language_model import LanguageModel  # noqa: E402
-from model_export.vlm.look import varied  # noqa: E402
+from model_export.vlm.lesson import share_of_rate  # noqa: E402
+from model_export.vlm.look import harder, varied  # noqa: E402
 from model_export.vlm.optimise import orthogonal  # noqa: E402
 from model_export.vlm.reader import Reader, answer, hidden_of  # noqa: E402
 from model_export.vlm.safetensors import read_bfloat16  # noqa: E402
@@ -36,6 +38,7 @@ TINY = course.Recipe(
     validation_examples=2,
     real_examples=2,
     tower_steps=2,
+    tower_again=1,
     drill_steps=1,
     language_steps=2,
     joined_steps=1,
@@ -118,7 +121,8 @@ def test_heads_begin_by_looking_one_two_and_three_tokens_back() -> None:
     torch.manual_seed(1)
     language = LanguageModel(TextShape(600))
     begin_looking_back(language)
-    layer, size = language.layers[0], 60
+    layer: Any = language.layers[0]
+    size = 60
     x = layer.input_layernorm(language.embed_tokens(torch.randint(0, 600, (1, size))))
     cos, sin = language._angles(torch.arange(size).expand(3, -1))
     attention = layer.self_attn
@@ -141,6 +145,25 @@ def test_pictures_vary_in_place_and_colour_but_not_in_size() -> None:
     assert colours <= {(10, 200, 30), (55, 245, 225)}
     assert len(colours) == 2
     assert len({one.tobytes() for one in made}) > 20
+
+
+def test_a_second_round_rises_and_falls_again_fainter() -> None:
+    shares = [share_of_rate(step, 500, 400) for step in range(900)]
+    assert max(shares[:500]) == 1.0
+    assert shares[499] < 0.01
+    assert max(shares[500:]) == pytest.approx(0.6)
+    assert shares[899] < 0.01
+    assert shares[:500] == [share_of_rate(step, 500) for step in range(500)]
+
+
+def test_harder_places_are_gaps_and_none_of_the_same_shard() -> None:
+    places = [(2, 14 * turn + at) for turn in range(20) for at in range(14)]
+    exchanged = harder(np.random.default_rng(3), places)
+    moved = [two for one, two in zip(places, exchanged, strict=True) if one != two]
+    assert 0.05 < len(moved) / len(places) < 0.35
+    assert {PATTERN_NAMES[at % 14] for _, at in moved} == {"gap_up", "gap_down", "none"}
+    assert {which for which, _ in exchanged} == {2}
+    assert [at // 14 for _, at in exchanged] == [at // 14 for _, at in places]
 
 
 def test_codes_are_apart_and_shares_add_up_to_one() -> None:
