@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2
 from gateway_simulator.generated import generate
 from load_test.errors import ConfigError
 from load_test.messages import delimited, protoset
+from market.chart import ChartOptions, columns_of_window, draw
 from tradeserve.similarity.v1 import similarity_service_pb2
 from tradeserve.strategy.v1 import strategy_service_pb2
 
@@ -24,6 +25,8 @@ INDEX = "market_states"
 NEIGHBORS = 16  # as many as the strategy asks for
 
 _MESSAGES = 256  # sent in turn: enough that no cache of a server's holds the answer by accident
+_PICTURES = 16  # of 0.7 MB each
+_BARS_DRAWN, _SIDE_PX = 80, 480
 _BAR_SIZE_S = 300
 _NOISE = 0.05  # per dimension of a unit vector in 128: near a state of the index, equal to none
 
@@ -75,7 +78,7 @@ def windows(count: int, bars: int, seed: int) -> NDArray[np.float32]:
 
 
 def inferences(card: dict[str, Any], where: Path, seed: int) -> Iterator[bytes]:
-    """Yield serialized ModelInferRequests with raw tensors, one window each.
+    """Yield serialized ModelInferRequests with raw tensors, one window or one picture of a chart each.
 
     Args:
         card: The model's card.
@@ -83,31 +86,50 @@ def inferences(card: dict[str, Any], where: Path, seed: int) -> Iterator[bytes]:
         seed: Of the generated market.
 
     Raises:
-        ConfigError: An input is no window of bars.
+        ConfigError: An input is neither.
     """
-    tensor, *more = card["inputs"]
-    shape: list[int] = tensor["shape"]
-    if more or len(shape) != 3 or tensor["datatype"] != "FP32" or shape[2] != 5 or shape[1] < 1:
-        raise ConfigError(
-            f"{where}: inputs: data can be made for one window of bars, FP32 (-1, n, 5), not for this"
-        )
+    tensor, *_ = card["inputs"]
     rng = np.random.default_rng(seed)
-    for window in windows(_MESSAGES, shape[1], seed):
+    for values in _rows_for(card["inputs"], where, seed):
         request = service_pb2.ModelInferRequest(
             model_name=card["name"],
             id=_uuid(rng),
             inputs=[
                 service_pb2.ModelInferRequest.InferInputTensor(
-                    name=tensor["name"], datatype="FP32", shape=[1, *window.shape]
+                    name=tensor["name"], datatype=tensor["datatype"], shape=[1, *values.shape]
                 )
             ],
             outputs=[
                 service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=output["name"])
                 for output in card["outputs"]
             ],
-            raw_input_contents=[window.astype("<f4").tobytes()],
+            raw_input_contents=[values.tobytes()],
         )
         yield request.SerializeToString()
+
+
+def _rows_for(inputs: list[dict[str, Any]], where: Path, seed: int) -> NDArray[Any]:
+    """Return what fits the only input, the batch first."""
+    tensor, *more = inputs
+    kind, shape = tensor["datatype"], tuple(tensor["shape"])
+    if not more and kind == "FP32" and len(shape) == 3 and shape[1] > 0 and shape[2] == 5:
+        return windows(_MESSAGES, shape[1], seed).astype("<f4")
+    if not more and kind == "UINT8" and shape == (-1, -1, -1, 3):
+        return pictures(_PICTURES, seed)
+    raise ConfigError(
+        f"{where}: inputs: data can be made for one window of bars, FP32 (-1, n, 5), or one picture of a chart, "
+        "UINT8 (-1, -1, -1, 3), not for this"
+    )
+
+
+def pictures(count: int, seed: int) -> NDArray[np.uint8]:
+    """Return charts of a generated market, (count, 480, 480, 3) uint8."""
+    options, end_ns = ChartOptions(_SIDE_PX, _SIDE_PX), _BARS_DRAWN * _BAR_SIZE_S * 10**9
+    drawn = (
+        draw(columns_of_window(window, end_ns=end_ns, bar_size_s=_BAR_SIZE_S), options)
+        for window in windows(count, _BARS_DRAWN, seed)
+    )
+    return np.stack([chart.pixels for chart in drawn])
 
 
 def embeddings(count: int, seed: int) -> NDArray[np.float32]:

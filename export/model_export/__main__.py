@@ -1,13 +1,14 @@
-"""Command line: train, export, index, all, vlm, configs, check, pin."""
+"""Command line: train, export, index, all, vlm, detector, configs, check, pin."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 
-from model_export.contract import MODELS, Layout
+from model_export.contract import DETECTOR, MODELS, SERVED, Layout
 from model_export.errors import ExportError
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,22 @@ def _parser() -> argparse.ArgumentParser:
         "--device", default="cpu", help="cpu, or cuda where there is one (other weights than on a CPU)"
     )
     vlm.add_argument("--processes", type=int, default=2, help="that make examples")
+    detector = commands.add_parser(
+        "detector", help="train the chart pattern detector on generated charts, and export it"
+    )
+    detector.add_argument(
+        "--seed", type=int, default=1, help="of all that varies (default: the committed one's)"
+    )
+    detector.add_argument(
+        "--data",
+        type=Path,
+        help="folder with the licensed data sets (default: learn from generated charts alone)",
+    )
+    detector.add_argument("--steps", type=int, help="fewer steps: a placeholder, and the card says so")
+    examine = commands.add_parser(
+        "examine-detector", help="examine the exported detector on hand-drawn outlines"
+    )
+    examine.add_argument("--hand-drawn", type=Path, required=True, help="folder of */images and */labels")
     commands.add_parser("configs", help="write the Triton configs again from the cards")
     commands.add_parser("check", help="check every artifact against its card, configs and contract")
     commands.add_parser("pin", help="write the artifacts' sha256 into clients/strategy/strategy.toml")
@@ -73,11 +90,11 @@ def _run(args: argparse.Namespace) -> None:
     if args.command == "configs":
         from model_export.check import write_configs
 
-        for name in MODELS:
+        for name in SERVED:
             print(write_configs(name, layout), flush=True)
         return
-    if args.command == "vlm":
-        _vlm(args)
+    if args.command in _OTHERS:
+        _OTHERS[args.command](args)
         return
     from model_export.data import load_series
 
@@ -115,6 +132,26 @@ def _vlm(args: argparse.Namespace) -> None:
     work = args.work or args.root / "build/vlm"
     card = make_reader(work, out, args.root, seed=args.seed, processes=args.processes, device=args.device)
     print(f"{out}: {card['statement']}", flush=True)
+
+
+def _detector(args: argparse.Namespace) -> None:
+    from model_export.detector.recipe import make_detector
+    from model_export.detector.training import Recipe
+
+    recipe = Recipe() if args.steps is None else Recipe(steps=args.steps)
+    card = make_detector(Layout(args.root), args.data, seed=args.seed, recipe=recipe)
+    print(f"{card.name}: {card.statement}", flush=True)
+
+
+def _examine_detector(args: argparse.Namespace) -> None:
+    from model_export.detector.hand_drawn import examine_hand_drawn
+    from model_export.detector.served import ServedDetector
+
+    detector = ServedDetector(Layout(args.root).onnx(DETECTOR.name))
+    print(json.dumps(examine_hand_drawn(detector, args.hand_drawn), indent=2))
+
+
+_OTHERS = {"vlm": _vlm, "detector": _detector, "examine-detector": _examine_detector}
 
 
 def _check(layout: Layout) -> None:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from model_export import cards, triton_config
 from model_export.contract import (
+    DETECTOR,
     EMBEDDING_DIMENSION,
     HORIZON_BARS,
     INDEX_MODEL,
     INDEX_NAME,
     INDEX_VERSION,
     MODELS,
-    WINDOW,
+    SERVED,
     Layout,
+    ModelContract,
+    Tensor,
 )
 from model_export.errors import ArtifactError
 from model_export.runtime import Graph
 from model_export.windows import nasty_windows
 
 MAX_MODEL_BYTES = 3_000_000
+MAX_DETECTOR_BYTES = 5_000_000
 PARITY_LIMIT = 1e-4
 INDEX_ARRAYS = {
     "state_id": "int64",
@@ -44,16 +49,12 @@ def check_all(layout: Layout) -> list[str]:
     Raises:
         ArtifactError: The first difference found; it names the file and the fix.
     """
-    return [check_model(name, layout) for name in MODELS] + [check_index(layout)]
+    return [*(check_model(name, layout) for name in MODELS), check_detector(layout), check_index(layout)]
 
 
 def write_configs(name: str, layout: Layout) -> str:
     """Write both Triton configs of one model from its card, leaving graph and card as they are."""
-    card: cards.ModelCard = cards.read_card(layout.card(name), cards.ModelCard)
-    values = triton_config.parameters(
-        card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
-    )
-    triton_config.write_configs(MODELS[name], values, layout.model_dir(name))
+    triton_config.write_configs(SERVED[name], _parameters(name, layout), layout.model_dir(name))
     return f"{name}: wrote {' and '.join(triton_config.CONFIG_FILES)}"
 
 
@@ -63,37 +64,81 @@ def check_model(name: str, layout: Layout) -> str:
     card: cards.ModelCard = cards.read_card(layout.card(name), cards.ModelCard)
     _same(layout.card(name), "name", card.name, name)
     _same(layout.card(name), "version", card.version, contract.version)
-    if not path.is_file():
-        raise ArtifactError(f"{path}: missing; run `make models` or restore it from git")
-    _same(path, "sha256", cards.sha256_of(path), card.artifact_sha256)
-    if path.stat().st_size > MAX_MODEL_BYTES:
-        raise ArtifactError(f"{path}: {path.stat().st_size} bytes, more than {MAX_MODEL_BYTES}")
+    _check_file(path, card.artifact_sha256, MAX_MODEL_BYTES)
     graph = Graph(path)
-    inputs = {WINDOW.name: WINDOW.dims}
-    outputs = {t.name: t.dims for t in contract.outputs}
-    _same(path, "inputs", graph.inputs, {k: (None, *v) for k, v in inputs.items()})
-    _same(path, "outputs", graph.outputs, {k: (None, *v) for k, v in outputs.items()})
-    wanted = triton_config.parameters(
-        card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
-    )
-    for file_name, gpu in triton_config.CONFIG_FILES.items():
-        config = layout.model_dir(name) / file_name
-        if not config.is_file():
-            raise ArtifactError(f"{config}: missing; run `make models` or restore it from git")
-        text = config.read_text()
-        _same(config, "tensors", triton_config.read_tensors(text), {"input": inputs, "output": outputs})
-        found = triton_config.read_parameters(text)
-        _same(config, "parameters", {k: found.get(k) for k in wanted}, wanted)
-        if text != triton_config.config_text(contract, wanted, gpu=gpu):
-            raise ArtifactError(
-                f"{config}: is not what is written today; run `python -m model_export configs`"
-            )
+    _same(path, "inputs", graph.inputs, _in_graph((contract.input,)))
+    _same(path, "outputs", graph.outputs, _in_graph(contract.outputs))
+    _check_configs(contract, layout)
     windows = nasty_windows()
     expected = np.asarray(card.parity["torch_probabilities_of_nasty_windows"])
     difference = float(np.abs(graph(windows)["probabilities"] - expected).max())
     if not difference <= PARITY_LIMIT:
         raise ArtifactError(f"{path}: differs by {difference:.1e} from what torch computed at export")
     return f"{name} {card.version}: {card.artifact_sha256[:12]}, parity {difference:.0e}. {card.statement}"
+
+
+def check_detector(layout: Layout) -> str:
+    """Check graph, configs and card of the pattern detector, and that it finds nothing on an empty picture."""
+    from model_export.detector.card import DetectorCard
+    from model_export.detector.layout import CLASSES
+
+    path = layout.onnx(DETECTOR.name)
+    card: DetectorCard = cards.read_card(layout.card(DETECTOR.name), DetectorCard)
+    _same(layout.card(DETECTOR.name), "classes", card.classes, list(CLASSES))
+    _check_file(path, card.artifact_sha256, MAX_DETECTOR_BYTES)
+    graph = Graph(path)
+    _same(path, "inputs", graph.inputs, _in_graph((DETECTOR.input,)))
+    _same(path, "outputs", graph.outputs, _in_graph(DETECTOR.outputs))
+    _check_configs(DETECTOR, layout)
+    blank = np.full((1, 480, 480, 3), 255, np.uint8)
+    _same(path, "boxes on an empty picture", int(graph(blank)["count"][0, 0]), 0)
+    return f"{card.name} {card.version}: {card.artifact_sha256[:12]}. {card.statement}"
+
+
+def _in_graph(tensors: Sequence[Tensor]) -> dict[str, tuple[int | None, ...]]:
+    return {t.name: (None, *(None if d < 0 else d for d in t.dims)) for t in tensors}
+
+
+def _check_file(path: Path, sha256: str, most_bytes: int) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing; run `make models` or restore it from git")
+    _same(path, "sha256", cards.sha256_of(path), sha256)
+    if path.stat().st_size > most_bytes:
+        raise ArtifactError(f"{path}: {path.stat().st_size} bytes, more than {most_bytes}")
+
+
+def _check_configs(contract: ModelContract, layout: Layout) -> None:
+    wanted = _parameters(contract.name, layout)
+    tensors = {
+        "input": {contract.input.name: contract.input.dims},
+        "output": {t.name: t.dims for t in contract.outputs},
+    }
+    for file_name, gpu in triton_config.CONFIG_FILES.items():
+        config = layout.model_dir(contract.name) / file_name
+        if not config.is_file():
+            raise ArtifactError(f"{config}: missing; run `make models` or restore it from git")
+        text = config.read_text()
+        _same(config, "tensors", triton_config.read_tensors(text), tensors)
+        found = triton_config.read_parameters(text)
+        _same(config, "parameters", {k: found.get(k) for k in wanted}, wanted)
+        if text != triton_config.config_text(contract, wanted, gpu=gpu):
+            raise ArtifactError(
+                f"{config}: is not what is written today; run `python -m model_export configs`"
+            )
+
+
+def _parameters(name: str, layout: Layout) -> dict[str, str]:
+    if name == DETECTOR.name:
+        from model_export.detector.card import DetectorCard
+
+        found: DetectorCard = cards.read_card(layout.card(name), DetectorCard)
+        return triton_config.detector_parameters(
+            found.artifact_sha256, found.export_commit, found.classes, found.statement
+        )
+    card: cards.ModelCard = cards.read_card(layout.card(name), cards.ModelCard)
+    return triton_config.parameters(
+        card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
+    )
 
 
 def check_index(layout: Layout) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from market.instruments import synthetic_con_id
 from model_export.cards import IndexCard, ModelCard, read_card, sha256_of
 from model_export.check import MAX_MODEL_BYTES, check_all, check_index, check_model
-from model_export.contract import BAR_SIZES_S, INDEX_MODEL, MODELS, Layout
+from model_export.contract import BAR_SIZES_S, INDEX_MODEL, MODELS, SERVED, Layout
 from model_export.errors import ArtifactError
 from model_export.index import MAX_BYTES
 from model_export.runtime import Graph
@@ -56,7 +56,7 @@ def copy(tmp_path: Path) -> Layout:
 
 
 def test_every_artifact_agrees_with_its_card_its_configs_and_the_contract() -> None:
-    assert len(check_all(LAYOUT)) == len(MODELS) + 1
+    assert len(check_all(LAYOUT)) == len(SERVED) + 1
 
 
 def test_probabilities_are_finite_and_sum_to_one(graph: Graph, windows: Windows) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from model_export.__main__ import main
-from model_export.cards import NO_SKILL, ModelCard, sha256_of
+from model_export.cards import NO_SKILL, sha256_of
 from model_export.check import check_all
-from model_export.contract import BAR_SIZES_S, MODELS, Layout
+from model_export.contract import BAR_SIZES_S, DETECTOR, MODELS, SERVED, Layout
 from model_export.data import DAILY, HOURLY, MINUTE_2024, Series
+from model_export.pattern_shapes import PATTERN_NAMES
 from model_export.windows import SPLITS
 
 WITHOUT = "torch, onnx and pyts are not installed: `make test EXTRAS=cpu,dev,export` brings them"
@@ -49,22 +50,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setenv("NUMBA_DISABLE_JIT", "1")  # compiling what pyts imports takes a minute
         pytest.importorskip("pyts", reason=WITHOUT)
         from model_export import export, index, train
+        from model_export.detector.recipe import make_detector
+        from model_export.detector.training import Recipe
 
         layout, series = Layout(tmp_path_factory.mktemp("export")), made_up_series()
-        cards: dict[str, ModelCard] = {}
+        cards: dict[str, Any] = {}
         for name in MODELS:
             weights = layout.work / f"{name}.pt"
             train.save(train.train(name, series, steps=3), name, weights)
             cards[name] = export.export(name, train.load(weights), series, layout)
         index.build_index(series, layout)
+        short = Recipe(steps=2, falling=1, batch=4)
+        cards[DETECTOR.name] = make_detector(layout, None, recipe=short, examined=2 * len(PATTERN_NAMES))
         return layout, cards
 
 
-def test_a_few_steps_give_complete_artifacts_that_agree(made: tuple[Layout, dict[str, ModelCard]]) -> None:
-    assert len(check_all(made[0])) == len(MODELS) + 1
+def test_a_few_steps_give_complete_artifacts_that_agree(made: tuple[Layout, dict[str, Any]]) -> None:
+    assert len(check_all(made[0])) == len(SERVED) + 1
 
 
-def test_a_barely_trained_model_calls_itself_a_placeholder(made: tuple[Layout, dict[str, ModelCard]]) -> None:
+def test_a_barely_trained_model_calls_itself_a_placeholder(made: tuple[Layout, dict[str, Any]]) -> None:
     for card in made[1].values():
         assert card.statement.startswith("Placeholder training.")
         assert NO_SKILL in card.statement
@@ -72,9 +77,7 @@ def test_a_barely_trained_model_calls_itself_a_placeholder(made: tuple[Layout, d
         assert not card.demonstrated_skill
 
 
-def test_the_same_weights_give_the_same_bytes(
-    made: tuple[Layout, dict[str, ModelCard]], tmp_path: Path
-) -> None:
+def test_the_same_weights_give_the_same_bytes(made: tuple[Layout, dict[str, Any]], tmp_path: Path) -> None:
     from model_export import export, train
 
     layout, _ = made
@@ -83,10 +86,29 @@ def test_the_same_weights_give_the_same_bytes(
     assert sha256_of(again) == sha256_of(layout.onnx("lstm_cnn"))
 
 
+def test_a_course_goes_on_from_where_it_was_and_gives_the_same_detector(
+    made: tuple[Layout, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from model_export.detector.graph import write_graph
+    from model_export.detector.training import Recipe, train
+
+    layout, cards = made
+    saved = layout.root / "build/detector/detector-1.pt"
+    again = train(1, Recipe(steps=2, falling=1, batch=4), (), saved)
+    assert "goes on after step 2" in capsys.readouterr().out
+    anew = train(1, Recipe(steps=2, falling=1, batch=4), (), tmp_path / "other.pt")
+    for name, values in again.state_dict().items():
+        assert torch.equal(values, anew.state_dict()[name]), name
+    write_graph(again, tmp_path / "model.onnx")
+    assert sha256_of(tmp_path / "model.onnx") == cards[DETECTOR.name].artifact_sha256
+
+
 def test_the_shipped_artifacts_are_checked_without_torch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in ("torch", "onnx"):
         monkeypatch.setitem(sys.modules, module, None)
     assert main(["check"]) == 0
-    assert capsys.readouterr().out.count("\n") == len(MODELS) + 1
+    assert capsys.readouterr().out.count("\n") == len(SERVED) + 1

@@ -11,10 +11,11 @@ from torch import Tensor
 from model_export.chart_patterns import TRAINING
 from model_export.detector.layout import GRIDS, HEIGHT_PX, WIDTH_PX
 from model_export.detector.losses import Boxes, targets_of
-from model_export.detector.scenes import Pixels, Scene, varied_scene
+from model_export.detector.scenes import Pixels, Scene, empty_scene, varied_scene
 from model_export.detector.screenshots import varied
 
 _SCREENSHOTS = 0.14
+_EMPTY = 0.03
 _RECOLOURED, _NEGATIVE = 0.3, 0.2
 _HIGHEST = 255
 
@@ -32,7 +33,9 @@ class Batch:
     targets: tuple[tuple[Tensor, Tensor], ...]
 
 
-def make_batch(seed: int, step: int, size: int, screenshots: tuple[Scene, ...]) -> Batch:
+def make_batch(
+    seed: int, step: int, size: int, screenshots: tuple[Scene, ...], *, empty: bool = False
+) -> Batch:
     """Make the batch of a step; it depends on the arguments alone.
 
     Args:
@@ -40,9 +43,13 @@ def make_batch(seed: int, step: int, size: int, screenshots: tuple[Scene, ...]) 
         step: Its number.
         size: Charts.
         screenshots: To cut pieces from; () for generated charts alone.
+        empty: Whether pictures without a chart are among them.
     """
     rng = np.random.default_rng((seed, step))
-    return batch_of([_one(rng, screenshots) for _ in range(size)])
+    scenes = [_one(rng, screenshots) for _ in range(size)]
+    if empty and rng.random() < _EMPTY * size:
+        scenes[int(rng.integers(size))] = empty_scene(rng)
+    return batch_of(scenes)
 
 
 def batch_of(scenes: list[Scene]) -> Batch:

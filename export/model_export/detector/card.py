@@ -90,7 +90,7 @@ def card_of(
         metrics=metrics,
         not_demonstrated=NOT_DEMONSTRATED,
         demonstrated_skill=False,
-        statement=statement_of(metrics),
+        statement=statement_of(metrics, bool(training["placeholder"])),
     )
 
 
@@ -105,10 +105,12 @@ _SPLIT = {
 }
 
 
-def statement_of(metrics: Mapping[str, Any]) -> str:
+def statement_of(metrics: Mapping[str, Any], placeholder: bool) -> str:
     """Return one honest sentence for screens and configs, at most 200 characters."""
     one = metrics["held_out"]["map50"]
     figure = f"{one['value']:.3f} [{one['ci95'][0]:.3f}, {one['ci95'][1]:.3f}]"
+    if placeholder:
+        return f"Placeholder training. {cards.NO_SKILL}: it only proves that the path runs. mAP@0.5 {figure}."
     return (
         f"{cards.NO_SKILL} in trading. It finds textbook patterns: mAP@0.5 {figure} on held-out generated charts; "
         "on real ones only gaps were measured."

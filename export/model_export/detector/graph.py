@@ -27,14 +27,14 @@ LEAST_SCORE = 0.05
 MOST_OVERLAP = 0.5
 """Of two boxes of one class that overlap more, the surer one stays."""
 _APART = 2.0
-_NET_OUTPUTS = ("outline_logits", "outline_boxes", "gap_logits", "gap_boxes")
+NET_OUTPUTS = ("outline_logits", "outline_boxes", "gap_logits", "gap_boxes")
 
 
 def write_graph(net: PatternNet, path: Path) -> None:
     """Write the whole graph with free batch, height and width, and nothing of this machine in it."""
     middle = _network(net)
     graph = compose.merge_models(_before(), middle, [("resized", "image_resized")])
-    told = [(name, f"net_{name}") for name in _NET_OUTPUTS]
+    told = [(name, f"net_{name}") for name in NET_OUTPUTS]
     graph = compose.merge_models(graph, _behind(), [*told, ("picture_sides", "sides_of_picture")])
     _clean(graph)
     onnx.checker.check_model(graph, full_check=True)
@@ -52,7 +52,7 @@ def _network(net: PatternNet) -> Any:
             (example,),
             str(raw),
             input_names=["image_resized"],
-            output_names=list(_NET_OUTPUTS),
+            output_names=list(NET_OUTPUTS),
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
@@ -77,6 +77,7 @@ def _before() -> Any:
             ["resized_free"],
             mode="linear",
             antialias=1,
+            exclude_outside=1,
             coordinate_transformation_mode="half_pixel",
         ),
         # For shape inference: what was resized has these sides.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.chart import BarColumns, Chart, ChartStyle, Geometry, draw
-from model_export.chart_patterns import Family, PlantedSeries, plant
+from model_export.chart_patterns import TRAINING, Family, PlantedSeries, plant
 from model_export.chart_styles import draw_planted, random_options, random_symbol
 from model_export.detector.layout import CLASSES
 from model_export.pattern_shapes import NONE
@@ -72,6 +72,27 @@ def varied_scene(rng: np.random.Generator, family: Family) -> Scene:
     if rng.random() < _OWN_SIZE:
         return scene_of(bars, planted, _draw(rng, family, bars))
     return scene_of(bars, planted, draw_planted(rng, family, series, random_symbol(rng)))
+
+
+def empty_scene(rng: np.random.Generator) -> Scene:
+    """Return a picture on which there is nothing to find: one colour, noise, or a chart whose bars were taken away."""
+    kind = int(rng.integers(3))
+    if kind == 2:
+        series = plant(rng, TRAINING)
+        chart = draw_planted(rng, TRAINING, series, random_symbol(rng))
+        pixels, pane = chart.pixels.copy(), chart.geometry.price
+        pixels[pane.top : pane.bottom, pane.left : pane.right] = pixels[0, 0]
+        return _nothing(pixels)
+    height, width = (int(side) for side in rng.integers(_SMALLEST_PX, _LARGEST_PX + 1, 2))
+    colour = rng.integers(0, 256, 3) if rng.random() < 0.5 else np.full(3, rng.choice((0, 255)))
+    levels = np.broadcast_to(colour, (height, width, 3)).astype(np.float64)
+    if kind == 1:
+        levels = levels + rng.normal(0, rng.uniform(2, 60), levels.shape)
+    return _nothing(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+
+
+def _nothing(pixels: Pixels) -> Scene:
+    return Scene(pixels, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
 
 
 def join(

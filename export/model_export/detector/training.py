@@ -36,7 +36,7 @@ class Recipe:
         decay: Of the average over weights, per step; the first steps count less.
     """
 
-    steps: int = 5400
+    steps: int = 3400
     falling: int = 1400
     batch: int = 16
     rate: float = 1.5e-3
@@ -94,7 +94,9 @@ def _plan(seed: int, recipe: Recipe, screenshots: int) -> dict[str, Any]:
 def _loss(
     net: PatternNet, seed: int, step: int, recipe: Recipe, screenshots: tuple[Scene, ...]
 ) -> tuple[torch.Tensor, list[float]]:
-    batch = make_batch(seed, step, recipe.batch, screenshots)
+    # Empty pictures are learnt at the end: at first they would only teach that there is nothing to see anywhere.
+    empty = step >= recipe.steps - recipe.falling
+    batch = make_batch(seed, step, recipe.batch, screenshots, empty=empty)
     net.train()
     with torch.autocast("cpu", torch.bfloat16):
         outputs = net(batch.pixels.float().contiguous(memory_format=torch.channels_last))

@@ -8,7 +8,15 @@ import pytest
 from market.chart import ChartOptions, draw
 from model_export.chart_patterns import HELD_OUT, TRAINING, plant
 from model_export.detector.layout import CLASSES, GRIDS, mirrored
-from model_export.detector.scenes import Planted, Scene, join, plain_scene, scene_of, varied_scene
+from model_export.detector.scenes import (
+    Planted,
+    Scene,
+    empty_scene,
+    join,
+    plain_scene,
+    scene_of,
+    varied_scene,
+)
 from model_export.detector.screenshots import varied
 from model_export.pattern_shapes import GAPS, NONE, PATTERN_NAMES
 
@@ -43,6 +51,16 @@ def test_a_chart_without_a_pattern_has_no_box() -> None:
     scene = plain_scene(np.random.default_rng(1), HELD_OUT, NONE)
     assert scene.boxes.shape == (0, 4)
     assert scene.labels.shape == (0,)
+
+
+def test_an_empty_picture_has_no_box_whatever_it_shows() -> None:
+    rng = np.random.default_rng(9)
+    scenes = [empty_scene(rng) for _ in range(12)]
+    assert {scene.boxes.shape for scene in scenes} == {(0, 4)}
+    assert {scene.pixels.dtype for scene in scenes} == {np.dtype(np.uint8)}
+    contrasts = [int(scene.pixels.max()) - int(scene.pixels.min()) for scene in scenes]
+    assert min(contrasts) == 0
+    assert max(contrasts) > 100
 
 
 def test_boxes_of_varied_charts_lie_on_them() -> None:
