@@ -11,8 +11,8 @@ from model_export.contract import DETECTOR
 from model_export.detector.layout import CLASSES, HEIGHT_PX, WIDTH_PX
 
 NOT_DEMONSTRATED = [
-    "skill on outlined patterns in real markets: it learnt them from generated series alone; expect it to find next to "
-    "none of what people outline on real charts",
+    "skill on outlined patterns in real markets: it learnt them from generated series alone",
+    "that it finds what people outline on real charts: expect next to none of it",
     "skill where a pattern takes less than about a quarter of the chart, or more than a few are on it",
     "any value in trading: whether what it finds tells anything about later prices was not measured",
 ]
@@ -102,8 +102,8 @@ _SPLIT = {
     "real_order": "family 'real': the same with the returns in the order in which they happened",
     "training_family": "family 'training', another seed",
     "screenshots": "no instrument of the held-out screenshots is among those learnt from",
-    "use": "none of them was trained on; figures on up to 280 held-out charts were watched while training, whose length "
-    "was set by the time there was",
+    "use": "none of them was trained on; figures on up to 280 held-out charts were watched; the time there was set the "
+    "length of the training",
 }
 
 
