@@ -196,7 +196,7 @@ vlm: $(VENV)/.extras-cpu-dev-export ## Train the small chart reader on generated
 	@nice -n 19 $(BIN)/python -m model_export vlm --seed "$(or $(VLM_SEED),1)" --device "$(or $(VLM_DEVICE),cpu)"
 
 .PHONY: detector
-detector: $(VENV)/.extras-cpu-dev-export ## Train the chart pattern detector and export it (DATA=../shared/data DETECTOR_SEED=1; an hour on one core)
+detector: $(VENV)/.extras-cpu-dev-export ## Train the chart pattern detector and export it (DATA=../shared/data DETECTOR_SEED=1; half an hour on one core)
 	@nice -n 19 $(BIN)/python -m model_export detector --seed "$(or $(DETECTOR_SEED),1)" $(if $(wildcard $(DATA)/patterns_gap_yolo),--data "$(DATA)")
 
 .PHONY: clean

@@ -48,7 +48,7 @@ def register(commands: Subparsers) -> None:
     parser.add_argument(
         "--min-score",
         type=number(0.0, 1.0),
-        default=0.5,
+        default=0.4,
         metavar="S",
         help="leave out what is less sure (default: %(default)g)",
     )

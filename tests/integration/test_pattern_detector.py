@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -27,24 +28,29 @@ Pixels = NDArray[np.uint8]
 pytestmark = pytest.mark.xdist_group("served models")
 
 
-def bars_along(turns: list[tuple[float, float]], gap_at: int = -1, count: int = 70) -> list[Bar]:
-    """Return bars that follow straight lines between (share of time, price), with a gap up before one of them."""
-    path = np.interp(np.linspace(0, 1, count + 1), *np.array(turns).T)
-    dice = np.random.default_rng(6)
-    path += dice.normal(0, 0.06, count + 1)
+def bars_along(path: NDArray[np.float64], wick: float, *, gap_at: int = -1) -> list[Bar]:
+    """Return bars whose opens and closes follow a path, with a gap up of 4 before one of them."""
+    dice = np.random.default_rng(7)
     bars = []
-    for index in range(count):
-        lift = 5.0 if 0 <= gap_at <= index else 0.0
-        opened, closed = path[index] + lift, path[index + 1] + lift
-        high = max(opened, closed) + float(dice.uniform(0.02, 0.08))
-        low = min(opened, closed) - float(dice.uniform(0.02, 0.08))
+    for index, (opened, closed) in enumerate(itertools.pairwise(path.tolist())):
+        lift = 4.0 if 0 <= gap_at <= index else 0.0
+        high = max(opened, closed) + lift + float(dice.uniform(0, wick))
+        low = min(opened, closed) + lift - float(dice.uniform(0, wick))
         start_ns = 1_741_786_200_000_000_000 + index * 5 * MINUTE_NS
-        bars.append(Bar(1, start_ns, start_ns + 5 * MINUTE_NS, opened, high, low, closed, 1000.0))
+        bars.append(
+            Bar(1, start_ns, start_ns + 5 * MINUTE_NS, opened + lift, high, low, closed + lift, 1000.0)
+        )
     return bars
 
 
-DOUBLE_TOP = [(0.0, 97.5), (0.2, 96.0), (0.42, 104.0), (0.6, 99.5), (0.78, 103.9), (1.0, 98.6)]
-RANGE = [(0.0, 100.0), (0.5, 100.4), (1.0, 100.1)]
+def double_top() -> list[Bar]:
+    turns = [(0.0, 97.5), (0.2, 96.0), (0.42, 104.0), (0.6, 99.5), (0.78, 103.9), (1.0, 98.6)]
+    path = np.interp(np.linspace(0, 1, 71), *np.array(turns).T)
+    return bars_along(path + np.random.default_rng(6).normal(0, 0.06, 71), 0.08)
+
+
+def walk_with_gap() -> list[Bar]:
+    return bars_along(100 + np.cumsum(np.random.default_rng(6).normal(0, 0.3, 71)), 0.3, gap_at=45)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def local(session: Any, images: Pixels) -> dict[str, NDArray[Any]]:
 
 
 def pictures(width: int, height: int) -> Pixels:
-    bars = bars_along(DOUBLE_TOP), bars_along(RANGE, gap_at=45)
+    bars = double_top(), walk_with_gap()
     readable = ChartOptions(width, height, theme=Theme.DARK)
     bare = ChartOptions(width, height, style=ChartStyle.BARE)
     return np.stack([draw(one, options).pixels for one in bars for options in (readable, bare)])
@@ -114,14 +120,14 @@ def test_an_empty_picture_gives_no_detection(level: int, session: Any) -> None:
 
 
 def test_a_textbook_double_top_and_a_gap_are_found_where_they_are(session: Any, classes: list[str]) -> None:
-    for turns, gap_at, name, (first, last) in (
-        (DOUBLE_TOP, -1, "double_top", (14, 69)),
-        (RANGE, 45, "gap_up", (44, 45)),
+    for bars, name, (first, last) in (
+        (double_top(), "double_top", (14, 69)),
+        (walk_with_gap(), "gap_up", (44, 45)),
     ):
-        chart = draw(bars_along(turns, gap_at), ChartOptions(480, 480))
+        chart = draw(bars, ChartOptions(480, 480))
         out = local(session, chart.pixels[None])
         assert classes[out["labels"][0, 0]] == name
-        assert out["scores"][0, 0] > 0.5
+        assert out["scores"][0, 0] > 0.4
         left, _, right, _ = out["boxes"][0, 0]
         slot = chart.geometry.price.width / chart.geometry.bar_count
         assert left == pytest.approx(
@@ -152,8 +158,7 @@ def test_the_server_tells_what_the_labels_stand_for(real_triton: str, classes: l
 
 def detect(folder: Path, address: str, *more: str) -> subprocess.CompletedProcess[str]:
     rows = [
-        f"{bar.start_ns},{bar.open},{bar.high},{bar.low},{bar.close},{bar.volume}"
-        for bar in bars_along(RANGE, gap_at=45)
+        f"{bar.start_ns},{bar.open},{bar.high},{bar.low},{bar.close},{bar.volume}" for bar in walk_with_gap()
     ]
     (folder / "bars.csv").write_text("\n".join(["time,open,high,low,close,volume", *rows]) + "\n")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRADESERVE_")}
@@ -172,7 +177,9 @@ def test_the_command_finds_the_gap_in_a_file_of_bars(tmp_path: Path, real_triton
     assert (first["name"], said["bars"]) == ("gap_up", 70)
     assert abs(first["first_bar"] - 44) <= 1
     assert abs(first["last_bar"] - 45) <= 1
-    assert 99.0 < first["low"] < 101.0 < 104.0 < first["high"] < 107.0
+    bars = walk_with_gap()
+    assert first["low"] == pytest.approx(bars[44].low, abs=0.5)
+    assert first["high"] == pytest.approx(bars[45].high, abs=0.5)
     assert first["first_time"].startswith("2025-03-12T1")
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
 

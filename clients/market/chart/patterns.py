@@ -44,7 +44,7 @@ def found_patterns(
     classes: Sequence[str],
     geometry: Geometry,
     *,
-    least_score: float = 0.5,
+    least_score: float = 0.4,
 ) -> list[FoundPattern]:
     """Return what was found, surest first.
 
