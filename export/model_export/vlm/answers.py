@@ -7,6 +7,7 @@ confidence that falls with noise and where past outcomes point the other way. No
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from model_export.chart_patterns import PlantedSeries
@@ -33,6 +34,7 @@ CLARITIES = (0.9, 0.7, 0.5)
 """Confidence by noise, least noise first."""
 _NOISE_EDGES = (0.032, 0.054)
 _CONTRADICTED = 0.2
+_STRING_OR_SEPARATOR = re.compile(r'("[^"]*")|([,:]) ')
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +98,8 @@ def answer_text(truth: Truth, scale: tuple[str, ...], past: tuple[PastOutcome, .
         ("risks", json.dumps([risk])),
     )
     return "{" + ", ".join(f'"{field}": {value}' for field, value in fields) + "}"
+
+
+def compact(answer: str) -> str:
+    """Return an answer without the blanks that JSON does not need, as vLLM's grammar has it written."""
+    return _STRING_OR_SEPARATOR.sub(lambda found: found[1] or found[2], answer)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model_export.chart_patterns import TRAINING, plant
 from model_export.chart_styles import random_symbol
+from model_export.vlm.answers import compact
 from model_export.vlm.examples import words_of
 from model_export.vlm.shape import VisionShape
 from model_export.vlm.tokenizer import SPECIALS, Vocabulary, learn
@@ -20,7 +21,7 @@ IGNORED = -100
 END, _START = SPECIALS.index("<|im_end|>"), SPECIALS.index("<|im_start|>")
 _VISION_START, _VISION_END = SPECIALS.index("<|vision_start|>"), SPECIALS.index("<|vision_end|>")
 _VOCABULARY_SEED, _VOCABULARY_EXAMPLES = 5, 420
-_AFTER_REASONING = '", "patterns"'
+_AFTER_REASONING = ('", "patterns"', '","patterns"')
 _HEAVY = 4.0
 """Weight of the tokens of the reasoning: the rest of an answer follows from them."""
 
@@ -48,11 +49,13 @@ class Dialogue:
         vocabulary: Of the tokenizer.
         opening: Tokens before the picture.
         vision: Shape of the picture's side.
+        is_compact: Whether answers are written without blanks between their parts, as vLLM's grammar wants them.
     """
 
     vocabulary: Vocabulary
     opening: tuple[int, ...]
     vision: VisionShape
+    is_compact: bool = True
 
     def places(self, tokens_after: int) -> tuple[Tensor, Tensor]:
         """Return positions (3, tokens) of the opening, and of the picture with what follows it."""
@@ -77,8 +80,9 @@ class Dialogue:
             answers: What to answer.
         """
         rows = []
-        for context, answer in zip(contexts, answers, strict=True):
-            heavy = len(self.vocabulary.encode(answer[: answer.index(_AFTER_REASONING)]))
+        for context, written in zip(contexts, answers, strict=True):
+            answer = compact(written) if self.is_compact else written
+            heavy = len(self.vocabulary.encode(answer[: answer.index(_AFTER_REASONING[self.is_compact])]))
             said = [*self.vocabulary.encode(answer), END]
             weights = [_HEAVY] * heavy + [1.0] * (len(said) - heavy)
             rows.append((self.question(context), said, weights))
@@ -100,16 +104,23 @@ def padded(rows: Sequence[tuple[list[int], list[int], list[float]]]) -> Batch:
     return Batch(torch.as_tensor(tokens), torch.as_tensor(wanted), torch.as_tensor(weight))
 
 
-def make_dialogue(vision: VisionShape) -> Dialogue:
-    """Return the layout, with a vocabulary learnt from the template and a few generated dialogues."""
+def make_dialogue(vision: VisionShape, *, is_compact: bool = True) -> Dialogue:
+    """Return the layout, with a vocabulary learnt from the template and a few generated dialogues.
+
+    Args:
+        vision: Shape of the picture's side.
+        is_compact: As of the layout.
+    """
     rng = np.random.default_rng(_VOCABULARY_SEED)
     texts = [
         text
         for _ in range(_VOCABULARY_EXAMPLES)
         for text in words_of(rng, plant(rng, TRAINING), random_symbol(rng))
     ]
+    if is_compact:
+        texts = [compact(text) if text.startswith("{") else text for text in texts]
     before = load_template().before_chart
     names = " ".join(answer_schema()["properties"]["patterns"]["items"]["enum"])
     vocabulary = learn(texts, (before, names, names.replace(" ", ' "'), "user\nassistant\nBUY SELL HOLD"))
     opening = (_START, *vocabulary.encode("user\n" + before), _VISION_START)
-    return Dialogue(vocabulary, opening, vision)
+    return Dialogue(vocabulary, opening, vision, is_compact)

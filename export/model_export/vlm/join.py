@@ -14,14 +14,14 @@ from model_export.vlm.codes import directions, loss_of, targets
 from model_export.vlm.dialogue import Dialogue
 from model_export.vlm.examples import Shard
 from model_export.vlm.lesson import Figures, pick, rounded, run_lesson
-from model_export.vlm.look import images_of, varied
+from model_export.vlm.look import harder, images_of, varied
 from model_export.vlm.optimise import Optimiser
 from model_export.vlm.reader import Reader, hidden_of, loss_and_hits
 
-_RATE, _MATRIX_RATE = 1e-3, 0.005
-_CODE_SHARE = 0.3
-_REPORT_EVERY = 50
-_WATCHED = 196
+_RATE, _MATRIX_RATE = 6e-4, 0.003
+_CODE_SHARE = 1.0
+_REPORT_EVERY = 100
+_WATCHED = 280
 _PATTERN_TOKENS = 5
 """Tokens of an answer up to and with the pattern's name: {", reasoning, ":, ", the name."""
 
@@ -92,7 +92,7 @@ def train_joined(
     rng = np.random.default_rng((seed, 3))
 
     def one(_: int) -> tuple[Tensor, Figures]:
-        places = pick(rng, shards, batch_size)
+        places = harder(rng, pick(rng, shards, batch_size))
         images = varied(rng, images_of(shards, places))
         said, hits, mean = forward(reader, dialogue, shards, places, images)
         known = loss_of(mean @ code.T, targets([shards[w].truths[i] for w, i in places]))

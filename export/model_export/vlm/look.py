@@ -19,14 +19,14 @@ from model_export.vlm.optimise import Optimiser
 from model_export.vlm.vision_tower import VisionTower
 
 _RATE, _MATRIX_RATE = 1e-3, 0.01
-_GAIN = 4.0
-"""What the tower says is heard so many times as loud: its first words are faint."""
+GAIN = 4.0
+"""For a tower that begins: its first words are faint."""
 _PATH_WEIGHT = 30.0
 _REPORT_EVERY = 100
 _WATCHED = 280
 _ZOOM, _SHIFT_PX = 0.08, 6
 _INVERTED_SHARE = 0.3
-_HARD_SHARE = 0.2
+HARD_SHARE = 0.2
 
 
 def images_of(shards: Sequence[Shard], places: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
@@ -53,7 +53,9 @@ def varied(rng: np.random.Generator, images: NDArray[np.uint8]) -> NDArray[np.ui
     return result
 
 
-def harder(rng: np.random.Generator, places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def harder(
+    rng: np.random.Generator, places: Sequence[tuple[int, int]], hard_share: float = HARD_SHARE
+) -> list[tuple[int, int]]:
     """Return the places, some of them exchanged for gaps and for charts without a pattern.
 
     Patterns come in turn in a shard (`examples.write_shard`).
@@ -61,7 +63,7 @@ def harder(rng: np.random.Generator, places: Sequence[tuple[int, int]]) -> list[
     turn, hard = len(PATTERN_NAMES), [PATTERN_NAMES.index(name) for name in (*GAPS, NONE)]
     return [
         (which, at - at % turn + hard[int(rng.integers(len(hard)))])
-        if rng.random() < _HARD_SHARE
+        if rng.random() < hard_share
         else (which, at)
         for which, at in places
     ]
@@ -97,6 +99,8 @@ def train_tower(
     seed: int,
     steps: int,
     again: int = 0,
+    gain: float = GAIN,
+    hard_share: float = HARD_SHARE,
     batch_size: int = 48,
     save: Path | None = None,
 ) -> VisionTower:
@@ -109,6 +113,8 @@ def train_tower(
         seed: Of the batches.
         steps: Optimiser steps.
         again: Steps of a second, fainter round, with more of the charts that are hardest to tell apart.
+        gain: What the tower says is heard so many times as loud, and said so in the end.
+        hard_share: Part of the second round's charts that are exchanged for hard ones.
         batch_size: Charts per step.
         save: Where the state goes now and then.
     """
@@ -126,11 +132,11 @@ def train_tower(
     def one(step: int) -> tuple[Tensor, Figures]:
         places = pick(rng, shards, batch_size)
         if step >= steps:
-            places = harder(rng, places)
+            places = harder(rng, places, hard_share)
         wanted = targets([shards[w].truths[i] for w, i in places])
         pixels = torch.as_tensor(varied(rng, images_of(shards, places)))
         tokens, _unused = tower(pixels, deep=False)
-        said = loss_of(tokens.mean(1) @ code.T * _GAIN, wanted)
+        said = loss_of(tokens.mean(1) @ code.T * gain, wanted)
         guessed = loss_of(probe(tokens.flatten(1)), wanted)
         paths = torch.as_tensor(np.stack([shards[w].paths[i] for w, i in places]))
         followed = F.mse_loss(follower(tokens.flatten(1)), paths)
@@ -151,5 +157,5 @@ def train_tower(
     )
     with torch.no_grad():
         for parameter in tower.merger.linear_fc2.parameters():
-            parameter.mul_(_GAIN)
+            parameter.mul_(gain)
     return tower

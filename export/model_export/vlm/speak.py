@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from model_export.vlm.language_model import LanguageModel, Layer
 from model_export.vlm.lesson import Figures, pick, run_lesson
 from model_export.vlm.optimise import Optimiser
 from model_export.vlm.reader import hidden_of, loss_and_hits
+from model_export.vlm.tokenizer import SPECIALS, Vocabulary
 
 _RATE, _MATRIX_RATE = 3e-3, 0.012
 _REPORT_EVERY = 50
@@ -92,6 +95,7 @@ def train_language(
     seed: int,
     steps: int,
     drill_steps: int = 0,
+    again: int = 0,
     batch_size: int = 16,
     save: Path | None = None,
 ) -> LanguageModel:
@@ -104,12 +108,14 @@ def train_language(
         seed: Of batches and noise.
         steps: Optimiser steps.
         drill_steps: How many of them, the first, are exercises in citing the price scale.
+        again: Steps of a second, fainter round; with it alone the language model is not begun anew.
         batch_size: Dialogues per step.
         save: Where the state goes now and then.
     """
     code = directions(language.shape.hidden_size)
-    begin_with_codes(language, dialogue)
-    begin_looking_back(language)
+    if steps:
+        begin_with_codes(language, dialogue)
+        begin_looking_back(language)
     optimiser = Optimiser(language.named_parameters(), _RATE, _MATRIX_RATE)
     rng = np.random.default_rng((seed, 2))
 
@@ -135,6 +141,30 @@ def train_language(
         steps,
         one,
         report_every=_REPORT_EVERY,
+        again=again,
         save=save,
     )
     return language
+
+
+@torch.no_grad()
+def translated(language: LanguageModel, known: Vocabulary, wanted: Vocabulary) -> LanguageModel:
+    """Return the language model for another vocabulary; a new word begins as the mean of what it consisted of.
+
+    Args:
+        language: The one there is.
+        known: Its vocabulary, of answers with blanks between their parts.
+        wanted: The vocabulary of answers without them.
+    """
+    result = LanguageModel(replace(language.shape, vocab_size=len(wanted)))
+    result.layers.load_state_dict(language.layers.state_dict())
+    result.norm.load_state_dict(language.norm.state_dict())
+    old, new = language.embed_tokens.weight, result.embed_tokens.weight
+    first = len(wanted) - (len(wanted.ids) - len(SPECIALS))
+    new[:first] = old[:first]
+    for piece, index in wanted.ids.items():
+        if piece in known.ids:
+            new[index] = old[known.ids[piece]]
+        else:
+            new[index] = old[known.encode(re.sub("([,:])", r"\1 ", piece).rstrip())].mean(0)
+    return result

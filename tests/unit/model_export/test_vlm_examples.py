@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model_export.chart_patterns import HELD_OUT, TRAINING
 from model_export.pattern_shapes import NONE, PATTERN_NAMES
-from model_export.vlm.answers import SIGNALS, Truth, answer_text, confidence_of
+from model_export.vlm.answers import SIGNALS, Truth, answer_text, compact, confidence_of
 from model_export.vlm.tokenizer import CHAT_TEMPLATE, SPECIALS, learn, pieces
 from vision_prompt import PastOutcome, load_template, parse_answer
 
@@ -42,7 +42,6 @@ def test_every_answer_is_one_that_the_parser_takes(made):
         ]
         assert answer.signal is SIGNALS[example.truth.pattern]
         assert answer.reasoning.startswith(example.truth.pattern)
-        # The form that guided decoding imposes: one blank after each comma and colon.
         assert re.sub(r"\d+\.?\d*", "0", example.answer) == re.sub(
             r"\d+\.?\d*", "0", json.dumps(json.loads(example.answer))
         )
@@ -73,6 +72,16 @@ def test_an_answer_reads_so():
         '{"reasoning": "double_top, upper 90%=118.00, lower 50%=110.00", "patterns": ["double_top"], '
         '"key_levels": [118.00, 110.00], "signal": "SELL", "confidence": 0.7, "risks": ["a close above 118.00"]}'
     )
+
+
+def test_an_answer_is_compact_as_the_grammar_of_vllm_writes_it(made):
+    for example in made:
+        written = compact(example.answer)
+        assert json.loads(written) == json.loads(example.answer)
+        numbers = re.compile(r"\d+\.?\d*")
+        wanted = json.dumps(json.loads(example.answer), separators=(",", ":"))
+        assert numbers.sub("0", written) == numbers.sub("0", wanted)
+    assert compact('{"a": "b, c: d", "e": [1.0, 2.50]}') == '{"a":"b, c: d","e":[1.0,2.50]}'
 
 
 def test_a_shard_is_the_same_from_the_same_seed_and_read_as_written(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ torch: Any = pytest.importorskip("torch", reason=WITHOUT_TORCH)
 from model_export.pattern_shapes import PATTERN_NAMES  # noqa: E402
 from model_export.vlm import evaluate  # noqa: E402
 from model_export.vlm import recipe as course  # noqa: E402
+from model_export.vlm.answers import compact  # noqa: E402
 from model_export.vlm.checkpoint import load_weights, write_checkpoint  # noqa: E402
 from model_export.vlm.codes import GROUPS, directions, loss_of, targets  # noqa: E402
 from model_export.vlm.dialogue import END, IGNORED, make_dialogue  # noqa: E402
@@ -27,12 +29,13 @@ from model_export.vlm.optimise import orthogonal  # noqa: E402
 from model_export.vlm.reader import Reader, answer, hidden_of  # noqa: E402
 from model_export.vlm.safetensors import read_bfloat16  # noqa: E402
 from model_export.vlm.shape import TextShape, VisionShape  # noqa: E402
-from model_export.vlm.speak import begin_looking_back  # noqa: E402
+from model_export.vlm.speak import begin_looking_back, translated  # noqa: E402
 from model_export.vlm.vision_tower import Merger, rotate  # noqa: E402
 
 SMALL = VisionShape(image_px=48, patch_size=12, hidden_size=32, intermediate_size=64, depth=3, num_heads=1)
 TINY = course.Recipe(
     shards=1,
+    fresh_shards=1,
     shard_examples=14,
     held_out_examples=4,
     validation_examples=2,
@@ -42,6 +45,9 @@ TINY = course.Recipe(
     drill_steps=1,
     language_steps=2,
     joined_steps=1,
+    looked_again=1,
+    spoken_again=1,
+    joined_again=1,
 )
 
 
@@ -92,10 +98,27 @@ def test_what_is_wanted_is_the_answer_and_the_end(dialogue: Any) -> None:
     for wanted in batch.wanted:
         ids = wanted[wanted != IGNORED].tolist()
         assert ids[-1] == END
-        assert dialogue.vocabulary.decode(ids) == said
+        assert dialogue.vocabulary.decode(ids) == compact(said)
     first = batch.weight[0][batch.wanted[0] != IGNORED].tolist()
     assert first == sorted(first, reverse=True)
     assert first[0] > first[-1]
+
+
+@torch.no_grad()
+def test_a_language_model_keeps_its_words_in_another_vocabulary(dialogue: Any) -> None:
+    known = make_dialogue(SMALL, is_compact=False).vocabulary
+    torch.manual_seed(2)
+    language: Any = LanguageModel(TextShape(len(known), intermediate_size=64, num_hidden_layers=1))
+    other: Any = translated(language, known, dialogue.vocabulary)
+
+    def word(model: Any, vocabulary: Any, piece: str) -> Any:
+        return model.embed_tokens.weight[vocabulary.ids[piece]]
+
+    wanted = dialogue.vocabulary
+    assert torch.equal(word(other, wanted, " 45%="), word(language, known, " 45%="))
+    parts = (word(language, known, '":') + word(language, known, ' ["')) / 2
+    assert torch.allclose(word(other, wanted, '":["'), parts)
+    assert torch.equal(other.layers[0].mlp.up_proj.weight, language.layers[0].mlp.up_proj.weight)
 
 
 def test_exercises_want_the_prices_that_stand_behind_the_shares_asked_for(dialogue: Any) -> None:
@@ -214,7 +237,9 @@ def test_the_course_runs_twice_to_the_same_weights_and_goes_on_where_it_was(
     tmp_path: Any, monkeypatch: Any, dialogue: Any
 ) -> None:
     monkeypatch.setattr(course, "VisionShape", lambda: SMALL)
-    monkeypatch.setattr(course, "make_dialogue", lambda _: dialogue)
+    monkeypatch.setattr(
+        course, "make_dialogue", lambda _, is_compact=True: replace(dialogue, is_compact=is_compact)
+    )
     monkeypatch.setattr(evaluate, "MOST_TOKENS", 3)
     made = []
     for name in ("a", "b"):
