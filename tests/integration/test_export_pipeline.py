@@ -105,6 +105,22 @@ def test_a_course_goes_on_from_where_it_was_and_gives_the_same_detector(
     assert sha256_of(tmp_path / "model.onnx") == cards[DETECTOR.name].artifact_sha256
 
 
+def test_a_longer_course_goes_on_from_a_shorter_one_as_if_it_had_never_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch", reason=WITHOUT)
+    from model_export.detector.training import Recipe, train
+
+    longer = Recipe(steps=4, falling=1, batch=2)
+    train(3, Recipe(steps=2, falling=0, batch=2), (), tmp_path / "stopped.pt")
+    stopped = train(3, longer, (), tmp_path / "stopped.pt")
+    assert "goes on after step 2" in capsys.readouterr().out
+    whole = train(3, longer, (), tmp_path / "whole.pt")
+    assert "goes on" not in capsys.readouterr().out
+    for name, values in whole.state_dict().items():
+        assert torch.equal(values, stopped.state_dict()[name]), name
+
+
 def test_the_shipped_artifacts_are_checked_without_torch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,7 @@ def write_graph(net: PatternNet, path: Path) -> None:
     middle = _network(net)
     graph = compose.merge_models(_before(), middle, [("resized", "image_resized")])
     told = [(name, f"net_{name}") for name in NET_OUTPUTS]
-    graph = compose.merge_models(graph, _behind(), [*told, ("picture_sides", "sides_of_picture")])
+    graph = compose.merge_models(graph, choosing_part(), [*told, ("picture_sides", "sides_of_picture")])
     _clean(graph)
     onnx.checker.check_model(graph, full_check=True)
     path.write_bytes(graph.SerializeToString(deterministic=True))
@@ -95,7 +95,7 @@ def _before() -> Any:
     return _model("before", nodes, [image], [resized, sides], constants)
 
 
-def _behind() -> Any:
+def choosing_part() -> Any:
     """Return the part that chooses: surest answers, suppression within a class, then rows of a fixed number."""
     nodes = [*_candidates(), *_suppression(), *_rows()]
     box_of, label_of = answer_tables()
