@@ -12,7 +12,7 @@ from model_export.cards import export_commit
 from vision_prompt import load_template
 
 NAME, VERSION = "chart_reader", 2
-SERVING = {"max_tokens": 192, "engine": {"dtype": "float32", "max_model_len": 1024}}
+SERVING = {"max_tokens": 192, "engine": {"dtype": "float32", "max_model_len": 2048}}
 NOT_DEMONSTRATED = [
     "skill on patterns in real markets: no labelled series were at hand, only screenshots of other programs' charts",
     "skill on charts of other styles, sizes or shapes than this project's readable style at 480 x 480 pixels",

@@ -47,7 +47,7 @@ class TextShape:
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     head_dim: int = 32
-    max_position_embeddings: int = 1024
+    max_position_embeddings: int = 2048
     rope_theta: float = 10_000.0
     mrope_section: tuple[int, int, int] = (6, 5, 5)
     rms_norm_eps: float = 1e-6

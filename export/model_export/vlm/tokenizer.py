@@ -150,7 +150,7 @@ def tokenizer_config() -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>",
         "extra_special_tokens": list(SPECIALS),
-        "model_max_length": 1024,
+        "model_max_length": 2048,
         "pad_token": "<|endoftext|>",
         "processor_class": "Qwen3VLProcessor",
         "tokenizer_class": "PreTrainedTokenizerFast",
