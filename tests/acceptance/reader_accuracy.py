@@ -64,7 +64,7 @@ async def read(address: str, family: Family, charts: int, shown: int) -> Tally:
                 reading = outcome.value
                 named = reading.patterns[0] if reading.patterns else NONE
                 tally.patterns.append(named == pattern)
-                tally.signals.append(str(reading.signal) == str(SIGNALS[pattern]))
+                tally.signals.append(reading.signal.name == SIGNALS[pattern].name)
                 tally.trusted.append(not reading.contradictions)
                 if named != pattern:
                     tally.confused[(pattern, named)] += 1
