@@ -139,8 +139,15 @@ def path_of(series: PlantedSeries) -> NDArray[np.float32]:
     return ((closes - low) / (high - low)).astype(np.float32)
 
 
-def write_shard(folder: Path, seed: tuple[int, int], count: int, family: Family, side_px: int) -> Path:
-    """Make a shard, unless it is there; return its folder."""
+def write_shard(
+    folder: Path,
+    seed: tuple[int, int],
+    count: int,
+    family: Family,
+    side_px: int,
+    patterns: Sequence[str] = PATTERN_NAMES,
+) -> Path:
+    """Make a shard of these patterns in turn, unless it is there; return its folder."""
     if (folder / "examples.json").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +155,7 @@ def write_shard(folder: Path, seed: tuple[int, int], count: int, family: Family,
     paths = np.empty((count, PATH_POINTS), np.float32)
     rows = []
     for index in range(count):
-        example, _ = make_example((*seed, index), family, side_px, PATTERN_NAMES[index % len(PATTERN_NAMES)])
+        example, _ = make_example((*seed, index), family, side_px, patterns[index % len(patterns)])
         images[index], paths[index] = example.image, example.path
         truth = example.truth
         rows.append([truth.pattern, truth.upper, truth.lower, truth.clarity, example.context, example.answer])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from model_export.chart_patterns import HELD_OUT, REAL, TRAINING, Family
+from model_export.pattern_shapes import GAPS, NONE, PATTERN_NAMES
 from model_export.vlm.checkpoint import CARD, WEIGHTS, load_weights, write_checkpoint
 from model_export.vlm.dialogue import Dialogue, make_dialogue
 from model_export.vlm.evaluate import figures, read_all
@@ -50,6 +52,9 @@ class Recipe:
         looked_again: Of the first again, on all training examples.
         spoken_again: Of the second again, without blanks in the answers.
         joined_again: Of the third again.
+        hard_shards: Of further examples, only of what is hardest to tell apart: gaps, and charts without a pattern.
+        looked_last: Of the first lesson once more, with these.
+        joined_last: Of the third once more, with these.
     """
 
     shards: int = 14
@@ -66,6 +71,9 @@ class Recipe:
     looked_again: int = 450
     spoken_again: int = 250
     joined_again: int = 600
+    hard_shards: int = 4
+    looked_last: int = 500
+    joined_last: int = 500
 
 
 def make_reader(
@@ -96,11 +104,14 @@ def make_reader(
     """
     recipe = recipe or Recipe()
     vision = VisionShape()
-    shards, fresh, examined = examples_of(work / f"examples-{seed}", seed, recipe, vision, processes)
+    shards, fresh, hard, examined = examples_of(work / f"examples-{seed}", seed, recipe, vision, processes)
     dialogue = make_dialogue(vision)
     torch.set_default_device(device)
     try:
         reader = teach(work, shards, fresh, examined["held_out"], dialogue, vision, seed, recipe)
+        reader = teach_last(
+            work, reader, [*shards, *fresh, *hard], examined["held_out"], dialogue, seed, recipe
+        )
         training = {"seed": seed, "device": device, "recipe": asdict(recipe)}
         return finish(out, root, reader, dialogue, examined, training)
     finally:
@@ -157,6 +168,39 @@ def teach(
         seed=seed + _LATER,
         steps=recipe.joined_again,
         save=work / f"reader-again-{seed}.pt",
+    )
+
+
+def teach_last(
+    work: Path,
+    reader: Reader,
+    shards: list[Shard],
+    watched: Shard,
+    dialogue: Dialogue,
+    seed: int,
+    recipe: Recipe,
+) -> Reader:
+    """Give the first and the third lesson once more, with further gaps and charts without a pattern."""
+    torch.manual_seed(seed + 3)
+    train_tower(
+        reader.tower,
+        shards,
+        watched,
+        seed=seed + 2 * _LATER,
+        steps=0,
+        again=recipe.looked_last,
+        gain=1.0,
+        hard_share=_HARD_SHARE,
+        save=work / f"tower-last-{seed}.pt",
+    )
+    return train_joined(
+        reader,
+        dialogue,
+        shards,
+        watched,
+        seed=seed + 2 * _LATER,
+        steps=recipe.joined_last,
+        save=work / f"reader-last-{seed}.pt",
     )
 
 
@@ -237,10 +281,11 @@ def finish(
 
 def examples_of(
     folder: Path, seed: int, recipe: Recipe, vision: VisionShape, processes: int
-) -> tuple[list[Shard], list[Shard], dict[str, Shard]]:
-    """Return the training shards, the fresh ones, and those to be examined on, made unless they are there."""
-    plans: list[tuple[Path, tuple[int, int], int, Family, int]] = [
-        (folder / f"training-{i:02d}", (seed, i), recipe.shard_examples, TRAINING, vision.image_px)
+) -> tuple[list[Shard], list[Shard], list[Shard], dict[str, Shard]]:
+    """Return the training shards, the fresh, the hard, and those to be examined on, made unless they are there."""
+    every = PATTERN_NAMES
+    plans: list[tuple[Path, tuple[int, int], int, Family, int, Sequence[str]]] = [
+        (folder / f"training-{i:02d}", (seed, i), recipe.shard_examples, TRAINING, vision.image_px, every)
         for i in range(recipe.shards)
     ]
     examined = (
@@ -249,7 +294,7 @@ def examples_of(
         ("real", recipe.real_examples, REAL),
     )
     for offset, (name, count, family) in enumerate(examined, 1):
-        plans.append((folder / name, (seed + offset, 0), count, family, vision.image_px))
+        plans.append((folder / name, (seed + offset, 0), count, family, vision.image_px, every))
     plans += [
         (
             folder / f"fresh-{i:02d}",
@@ -257,8 +302,20 @@ def examples_of(
             recipe.shard_examples,
             TRAINING,
             vision.image_px,
+            every,
         )
         for i in range(recipe.fresh_shards)
+    ]
+    plans += [
+        (
+            folder / f"hard-{i:02d}",
+            (seed + len(examined) + 2, i),
+            recipe.shard_examples,
+            TRAINING,
+            vision.image_px,
+            (*GAPS, NONE),
+        )
+        for i in range(recipe.hard_shards)
     ]
     if processes > 1:
         with ProcessPoolExecutor(min(processes, os.cpu_count() or 1)) as pool:
@@ -267,5 +324,6 @@ def examples_of(
         folders = [write_shard(*plan) for plan in plans]
     read = [read_shard(path) for path in folders]
     first, fresh = recipe.shards, recipe.shards + len(examined)
+    hard = fresh + recipe.fresh_shards
     names = [name for name, _, _ in examined]
-    return read[:first], read[fresh:], dict(zip(names, read[first:fresh], strict=True))
+    return read[:first], read[fresh:hard], read[hard:], dict(zip(names, read[first:fresh], strict=True))

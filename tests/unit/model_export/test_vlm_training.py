@@ -48,6 +48,9 @@ TINY = course.Recipe(
     looked_again=1,
     spoken_again=1,
     joined_again=1,
+    hard_shards=1,
+    looked_last=1,
+    joined_last=1,
 )
 
 
@@ -233,6 +236,7 @@ def test_a_share_has_an_interval_around_it() -> None:
     assert share([])["of"] == 0
 
 
+@pytest.mark.timeout(300)
 def test_the_course_runs_twice_to_the_same_weights_and_goes_on_where_it_was(
     tmp_path: Any, monkeypatch: Any, dialogue: Any
 ) -> None:
