@@ -59,8 +59,9 @@ def card_of(
             "validation": "family 'training', another seed",
             "real": "family 'real': as 'held_out', its daily returns in the order in which they came, not shuffled; "
             "the patterns are planted all the same",
-            "use": "none was trained on; figures on the first 980 held-out charts were watched while training, and the "
-            "length of the lessons was chosen by them",
+            "watched": "as 'held_out', another seed: figures on these charts were watched while training, and the "
+            "lengths of the lessons, the last round among them, were chosen by them: their figures flatter",
+            "use": "none was trained on; nothing was chosen by figures on 'held_out'",
         },
         "training": {
             **training,

@@ -29,6 +29,8 @@ from model_export.vlm.vision_tower import VisionTower
 
 SEED = 1
 _LATER, _HARD_SHARE = 1000, 0.4
+_UNSEEN = 100
+"""Apart from all other seeds: the charts of the examination, which no figure was watched on."""
 _THREADS = 2
 """Of all lessons with pictures; another number gives other last digits."""
 
@@ -41,7 +43,7 @@ class Recipe:
         shards: Of training examples, for the first and second lesson.
         fresh_shards: Of further ones, for the third.
         shard_examples: Examples of each; a multiple of the number of patterns has them equally often.
-        held_out_examples: From the held-out family, only to be examined on.
+        held_out_examples: From the held-out family, to be watched on, and as many others to be examined on.
         validation_examples: New ones from the training family, only to be examined on.
         real_examples: With real moves in their order, only to be examined on.
         tower_steps: Of the first lesson's first round.
@@ -108,9 +110,9 @@ def make_reader(
     dialogue = make_dialogue(vision)
     torch.set_default_device(device)
     try:
-        reader = teach(work, shards, fresh, examined["held_out"], dialogue, vision, seed, recipe)
+        reader = teach(work, shards, fresh, examined["watched"], dialogue, vision, seed, recipe)
         reader = teach_last(
-            work, reader, [*shards, *fresh, *hard], examined["held_out"], dialogue, seed, recipe
+            work, reader, [*shards, *fresh, *hard], examined["watched"], dialogue, seed, recipe
         )
         training = {"seed": seed, "device": device, "recipe": asdict(recipe)}
         return finish(out, root, reader, dialogue, examined, training)
@@ -289,7 +291,7 @@ def examples_of(
         for i in range(recipe.shards)
     ]
     examined = (
-        ("held_out", recipe.held_out_examples, HELD_OUT),
+        ("watched", recipe.held_out_examples, HELD_OUT),
         ("validation", recipe.validation_examples, TRAINING),
         ("real", recipe.real_examples, REAL),
     )
@@ -317,6 +319,8 @@ def examples_of(
         )
         for i in range(recipe.hard_shards)
     ]
+    unseen = (seed + _UNSEEN, 0)
+    plans.append((folder / "held_out", unseen, recipe.held_out_examples, HELD_OUT, vision.image_px, every))
     if processes > 1:
         with ProcessPoolExecutor(min(processes, os.cpu_count() or 1)) as pool:
             folders = list(pool.map(write_shard, *zip(*plans, strict=True)))
@@ -325,5 +329,5 @@ def examples_of(
     read = [read_shard(path) for path in folders]
     first, fresh = recipe.shards, recipe.shards + len(examined)
     hard = fresh + recipe.fresh_shards
-    names = [name for name, _, _ in examined]
-    return read[:first], read[fresh:hard], read[hard:], dict(zip(names, read[first:fresh], strict=True))
+    told_apart = dict(zip((name for name, _, _ in examined), read[first:fresh], strict=True))
+    return read[:first], read[fresh:hard], read[hard:-1], {**told_apart, "held_out": read[-1]}
