@@ -34,7 +34,7 @@ IB_ASYNC_STAMP := $(IB_ASYNC)/.installed
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18 | sed 's/^/  /'
 
 $(VENV)/.extras-%: pyproject.toml constraints.txt
 	@echo "environment: installing tradeserve[$(subst -,$(comma),$*)] into $(VENV)"
