@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
+from unittest.mock import ANY
 
 import grpc
 import numpy as np
@@ -319,6 +320,21 @@ async def test_with_all_servers_away_each_is_named(world: World) -> None:
     assert all(server.address in forecaster.voters[0].problem for server in world.tritons)
     assert all(server.address in forecaster.similarity.problem for server in world.similarities)
     assert reasons(await world.ask(forecaster)) == [Reason.DOWN, Reason.DOWN, Reason.NO_INPUT]
+
+
+async def test_where_no_server_may_be_asked_a_contract_that_differs_says_most(world: World) -> None:
+    forecaster = await world.forecaster()
+    for server in world.tritons:
+        await server.stop()
+    away, changed = world.tritons
+    changed.models["lstm_cnn"].parameters["artifact_sha256"] = "ee" * 32
+    await changed.start()
+    await until(lambda: forecaster._voters[0].checks[1].refusal() == (Reason.CONTRACT_MISMATCH, ANY))
+    outcome = (await world.ask(forecaster)).forecasts["lstm_cnn"]
+    assert isinstance(outcome, NoAnswer)
+    assert outcome.reason is Reason.CONTRACT_MISMATCH
+    assert f"{away.address}: no connection" in outcome.detail
+    assert f"{changed.address}: lstm_cnn: expected artifact" in outcome.detail
 
 
 async def test_a_search_whose_stream_breaks_goes_to_the_other_server_at_once(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import structlog
@@ -23,16 +24,21 @@ from strategy.adapters.forecaster_specs import (
     bar_size_differences,
 )
 from strategy.ports import VoterInfo
-from tradeserve_client.answers import NoAnswer, Reason
-from tradeserve_client.breaker import CircuitBreaker
+from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.channel import Link
 from tradeserve_client.contract import SHADOW_VERSION, ModelContract, differences, digest_differences
 from tradeserve_client.errors import CallError
 from tradeserve_client.fan_out import FanOut
+from tradeserve_client.inference import Inference
 from tradeserve_client.replicas import Replica
 from tradeserve_client.similarity import SERVICE, IndexInfo, SimilarityClient
 from tradeserve_client.triton import INFER_METHOD, PreparedModel, TritonClient
+
+Refusal: TypeAlias = tuple[Reason, str]
+"""Why a service is not asked: for the program, and in words."""
+
+_DOUBTS = (Reason.DOWN, Reason.CONTRACT_MISMATCH)
 
 _log = structlog.get_logger(__name__)
 
@@ -69,7 +75,7 @@ class Check:
         """Of the connection that stands now; grows with every loss."""
         return self._link.epoch
 
-    def refusal(self) -> tuple[Reason, str] | None:
+    def refusal(self) -> Refusal | None:
         """Return why the service is not asked now; None when it may be."""
         if not self._link.is_ready:
             return Reason.DOWN, f"no connection to {self._link.target} ({self._link.state})"
@@ -92,6 +98,11 @@ class Check:
         self._epoch = -1
         self.on_doubt()
 
+    def heed(self, outcome: NoAnswer) -> None:
+        """Doubt it when a call says that the server was away, or serves something else."""
+        if outcome.call.sent_ns and outcome.reason in _DOUBTS:
+            self.doubt()
+
     def passed(self, epoch: int) -> None:
         """Note that the contract holds."""
         if self.problem:
@@ -109,7 +120,7 @@ class VoterCheck(Check):
     """Where one voter stands, and what its calls need.
 
     Attributes:
-        lane: The way to it.
+        lane: The way to it, which it shares with all calls for it over the same client.
         prepared: Requests to the version that was checked; None before the first check.
         contract: What is served; None before the first check.
     """
@@ -120,29 +131,24 @@ class VoterCheck(Check):
         client: TritonClient,
         plan: ForecasterSpec,
         clock_ns: ClockNs,
-        replica: Replica | None = None,
+        replica: Replica,
     ) -> None:
         """Make one.
 
         Args:
             spec: The voter.
             client: To Triton.
-            plan: Shapes, times and bounds.
+            plan: Shapes and times.
             clock_ns: Monotonic clock.
-            replica: Which of several servers; None for the first, over a lane of its own.
+            replica: Which of the client's servers.
         """
-        super().__init__(replica.link if replica else client.link, spec.name)
+        super().__init__(replica.link, spec.name)
         self.spec = spec
-        breaker = CircuitBreaker(clock_ns, failure_count=plan.breaker_failure_count)
-        self.lane = (
-            replica.lane(spec.name, INFER_METHOD)
-            if replica
-            else client.lane(spec.name, breaker=breaker, max_in_flight=plan.max_in_flight)
-        )
+        self.lane = replica.lane(spec.name, INFER_METHOD)
         self.prepared: PreparedModel | None = None
         self.contract: ModelContract | None = None
         self._client = client
-        self._replica = replica or client.replicas.replicas[0]
+        self._replica = replica
         self._plan = plan
         self._expected = spec.expected(plan.window_bars)
         self._trial = FanOut(clock_ns=clock_ns)
@@ -163,6 +169,13 @@ class VoterCheck(Check):
             parameters.get("statement", ""),
             problem,
         )
+
+    def judged(self, outcome: Outcome[Inference]) -> Outcome[Inference]:
+        """Return what may be believed of what a call gave back."""
+        if isinstance(outcome, NoAnswer):
+            self.heed(outcome)
+            return outcome
+        return outcome if self.holds else lost(outcome)
 
     async def check(self) -> list[str]:
         """Compare what is served with what is expected, and try one inference; return the differences."""
@@ -350,6 +363,31 @@ class Keeper:
         if all_hold:
             for check in self._checks:
                 await check.look_again()
+
+
+def lost(answer: Answer[Inference]) -> NoAnswer:
+    """Return why an answer is not used: the connection changed under it, so who sent it is not certain."""
+    return NoAnswer(Reason.DOWN, "the connection was lost during the call", answer.call)
+
+
+def joint_refusal(refusals: Iterable[tuple[str, Refusal | None]]) -> Refusal | None:
+    """Return why none of the servers of a service may be asked; None when one may.
+
+    A contract that differs says most.
+
+    Args:
+        refusals: Of each server, with its target.
+    """
+    found: list[tuple[str, Refusal]] = []
+    for target, refusal in refusals:
+        if refusal is None:
+            return None
+        found.append((target, refusal))
+    if len(found) == 1:
+        return found[0][1]
+    mismatch = any(reason is Reason.CONTRACT_MISMATCH for _, (reason, _) in found)
+    words = "; ".join(f"{target}: {words}" for target, (_, words) in found)
+    return Reason.CONTRACT_MISMATCH if mismatch else Reason.DOWN, words
 
 
 def _nothing() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategy.adapters.forecaster_answers import not_sent
-from strategy.adapters.forecaster_checks import IndexCheck, Keeper
+from strategy.adapters.forecaster_checks import IndexCheck, Keeper, Refusal, joint_refusal
 from strategy.adapters.forecaster_specs import ForecasterSpec, VoterSpec
 from strategy.core.values import Neighbor
 from strategy.ports import VoterInfo
@@ -107,8 +107,7 @@ class NeighborSearch:
             event_ns: Only states whose outcome was known before this instant, nanoseconds UTC.
             deadline_ns: Monotonic.
         """
-        lone = self._replicas is None
-        refusal = _refusal(self._checks[0], served_sha256) if lone else self._refusal(served_sha256)
+        refusal = joint_refusal((check.target, _refusal(check, served_sha256)) for check in self._checks)
         if refusal is not None:
             return not_sent(SERVICE, *refusal, deadline_ns)
         index = self._spec.index
@@ -137,20 +136,8 @@ class NeighborSearch:
             return info
         return replace(info, problem="; ".join(check.embedding_differences(served_sha256)))
 
-    def _refusal(self, served_sha256: str) -> tuple[Reason, str] | None:
-        """Return why no server may be asked; a contract that differs says most."""
-        found: list[tuple[Reason, str]] = []
-        for check in self._checks:
-            refusal = _refusal(check, served_sha256)
-            if refusal is None:
-                return None
-            found.append(refusal)
-        mismatch = any(reason is Reason.CONTRACT_MISMATCH for reason, _ in found)
-        words = (f"{check.target}: {words}" for check, (_, words) in zip(self._checks, found, strict=True))
-        return Reason.CONTRACT_MISMATCH if mismatch else Reason.DOWN, "; ".join(words)
 
-
-def _refusal(check: IndexCheck, served_sha256: str) -> tuple[Reason, str] | None:
+def _refusal(check: IndexCheck, served_sha256: str) -> Refusal | None:
     refusal = check.refusal()
     if refusal is not None:
         return refusal

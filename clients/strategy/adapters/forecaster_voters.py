@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from strategy.adapters.forecaster_checks import VoterCheck
+from strategy.adapters.forecaster_checks import Refusal, VoterCheck, joint_refusal, lost
 from strategy.adapters.forecaster_specs import VoterSpec
 from strategy.ports import VoterInfo
-from tradeserve_client.answers import Answer, Attempt, NoAnswer, Outcome, Reason
+from tradeserve_client.answers import Attempt, NoAnswer, Outcome
 from tradeserve_client.fan_out import CallGroup, Headers, PendingCall
 from tradeserve_client.inference import Inference, InferRequest, PreparedModel
 from tradeserve_client.replicas import Replica
 from tradeserve_client.resilience import Called, Caller
-
-_DOUBTS = (Reason.DOWN, Reason.CONTRACT_MISMATCH)
 
 
 class AskedVoter(Protocol):
@@ -47,7 +45,7 @@ class Voter(Protocol):
     def info(self) -> VoterInfo:
         """Return what is known, for the screen and the report."""
 
-    def refusal(self) -> tuple[Reason, str] | None:
+    def refusal(self) -> Refusal | None:
         """Return why it is not asked now; None when it may be."""
 
     def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> AskedVoter:
@@ -60,18 +58,15 @@ class Voter(Protocol):
 class LoneVoter:
     """A voter on one server. A call adds nothing to what the SDK does."""
 
-    __slots__ = ("_check", "info", "refusal", "spec")
+    __slots__ = ("_check", "checks", "info", "judged", "refusal", "spec")
 
     def __init__(self, check: VoterCheck) -> None:
         self._check = check
+        self.checks: Sequence[VoterCheck] = (check,)
         self.spec = check.spec
         self.info = check.info
+        self.judged = check.judged
         self.refusal = check.refusal
-
-    @property
-    def checks(self) -> Sequence[VoterCheck]:
-        """Where it stands."""
-        return (self._check,)
 
     @property
     def prepared(self) -> PreparedModel | None:
@@ -81,13 +76,6 @@ class LoneVoter:
     def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> PendingCall[Inference]:
         """Send a request now."""
         return group.start(self._check.lane, infer, headers)
-
-    def judged(self, outcome: Outcome[Inference]) -> Outcome[Inference]:
-        """Return what may be believed of what a call gave back."""
-        if isinstance(outcome, NoAnswer):
-            _doubt(self._check, outcome)
-            return outcome
-        return outcome if self._check.holds else _lost(outcome)
 
 
 class ReplicatedVoter:
@@ -111,18 +99,15 @@ class ReplicatedVoter:
 
     def info(self) -> VoterInfo:
         """Return what is known; it has a problem when no server may be asked."""
-        leader = self._leader()
-        problem = "" if leader else self._problem()
+        leader, refusal = self._leader(), self.refusal()
+        problem = refusal[1] if refusal else ""
         known = leader or next((check for check in self.checks if check.contract), self.checks[0])
         targets = ", ".join(check.target for check in self.checks)
         return replace(known.info(), target=targets, problem=problem)
 
-    def refusal(self) -> tuple[Reason, str] | None:
+    def refusal(self) -> Refusal | None:
         """Return why no server is asked now; None when one may be."""
-        if self._leader() is not None:
-            return None
-        mismatch = any(check.reason is Reason.CONTRACT_MISMATCH for check in self.checks)
-        return Reason.CONTRACT_MISMATCH if mismatch else Reason.DOWN, self._problem()
+        return joint_refusal((check.target, check.refusal()) for check in self.checks)
 
     def ask(self, group: CallGroup, infer: InferRequest, headers: Headers) -> ReplicatedCall:
         """Send a request to the best server, and to another one when it needs to be."""
@@ -135,7 +120,7 @@ class ReplicatedVoter:
 
     async def _call(self, infer: InferRequest, deadline_ns: int, headers: Headers) -> Called[Inference]:
         wanted = (infer.model.version, infer.model.artifact_sha256)
-        epochs = [check.epoch for check in self.checks]
+        epochs = {replica: check.epoch for replica, check in self._by_replica.items()}
 
         def may_ask(replica: Replica) -> bool:
             check = self._by_replica[replica]
@@ -150,23 +135,20 @@ class ReplicatedVoter:
             self.spec.name, infer, deadline_ns, may_ask=may_ask, metadata=dict(headers)
         )
         for attempt in called.attempts:
-            for check in self.checks:
-                if check.target == attempt.target and isinstance(attempt.outcome, NoAnswer):
-                    _doubt(check, attempt.outcome)
+            if isinstance(attempt.outcome, NoAnswer):
+                for check in self.checks:
+                    if check.target == attempt.target:
+                        check.heed(attempt.outcome)
         if isinstance(called.outcome, NoAnswer) or called.replica is None:
             return called
         answered = self._by_replica[called.replica]
         # Not whether the check holds: another call may have raised doubts on a connection that stands.
-        if answered.reason is None and answered.epoch == epochs[self.checks.index(answered)]:
+        if answered.reason is None and answered.epoch == epochs[called.replica]:
             return called
-        return replace(called, outcome=_lost(called.outcome))
+        return replace(called, outcome=lost(called.outcome))
 
     def _leader(self) -> VoterCheck | None:
-        return next((check for check in self.checks if check.prepared and check.refusal() is None), None)
-
-    def _problem(self) -> str:
-        found = ((check.target, check.refusal()) for check in self.checks)
-        return "; ".join(f"{target}: {refusal[1]}" for target, refusal in found if refusal)
+        return next((check for check in self.checks if check.refusal() is None), None)
 
 
 class ReplicatedCall:
@@ -191,14 +173,3 @@ class ReplicatedCall:
     def cancel(self) -> None:
         """Stop waiting."""
         self._task.cancel()
-
-
-def _doubt(check: VoterCheck, outcome: NoAnswer) -> None:
-    """Have a contract checked again when the server was away, or serves something else."""
-    if outcome.call.sent_ns and outcome.reason in _DOUBTS:
-        check.doubt()
-
-
-def _lost(answer: Answer[Inference]) -> NoAnswer:
-    """Return why an answer is not used: the connection changed under it, so who sent it is not certain."""
-    return NoAnswer(Reason.DOWN, "the connection was lost during the call", answer.call)

@@ -87,7 +87,6 @@ class GrpcForecaster:
             self._search = NeighborSearch(
                 spec, embedder, on_late=self._report_late, clock_ns=clock_ns, tls=similarity_tls
             )
-        self._may_ask_again = any("," in target for target in (spec.triton_target, spec.index.target))
 
     @property
     def voters(self) -> Sequence[VoterInfo]:
@@ -155,7 +154,7 @@ class GrpcForecaster:
         return ForecastReply(
             {voter.spec.name: outcomes[voter.spec.name] for voter in self._voters},
             neighbors,
-            _attempts(asked, search) if self._may_ask_again else {},
+            _attempts(asked, search),
         )
 
     async def close(self) -> None:
@@ -172,7 +171,10 @@ class GrpcForecaster:
     def _make_voters(self) -> Sequence[Voter]:
         spec, replicas = self.spec, self._triton.replicas.replicas
         if len(replicas) == 1:
-            return [LoneVoter(VoterCheck(voter, self._triton, spec, self._clock_ns)) for voter in spec.voters]
+            return [
+                LoneVoter(VoterCheck(voter, self._triton, spec, self._clock_ns, replicas[0]))
+                for voter in spec.voters
+            ]
         return [
             ReplicatedVoter(
                 {

@@ -15,16 +15,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from strategy.adapters.forecaster_answers import read_forecast
+from strategy.adapters.forecaster_answers import not_sent, read_forecast
 from strategy.adapters.forecaster_checks import VoterCheck
 from strategy.adapters.forecaster_specs import ForecasterSpec, VoterSpec
 from strategy.ports import Forecast, ForecastRequest, ShadowVersion
-from tradeserve_client.answers import CallRecord, NoAnswer, Outcome, Reason
+from tradeserve_client.answers import NoAnswer, Outcome, Reason
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.channel import TlsFiles
 from tradeserve_client.contract import shadow_of
 from tradeserve_client.errors import CallError
 from tradeserve_client.fan_out import FanOut
+from tradeserve_client.replicas import ReplicaLimits
 from tradeserve_client.triton import TritonClient
 
 _LOOK_S = 5.0
@@ -38,7 +39,8 @@ class ShadowCheck(VoterCheck):
         self, voter: VoterSpec, version: int, client: TritonClient, plan: ForecasterSpec, clock_ns: ClockNs
     ) -> None:
         # Its file is another one than the voter's, on purpose; inputs and outputs must be the same.
-        super().__init__(replace(voter, version=version, artifact_sha256=""), client, plan, clock_ns)
+        spec = replace(voter, version=version, artifact_sha256="")
+        super().__init__(spec, client, plan, clock_ns, client.replicas.replicas[0])
         self.service = f"{voter.name} v{version} (shadow)"
         self.told = ""
 
@@ -78,12 +80,15 @@ class GrpcShadowForecaster:
             tls: Files for an encrypted connection; None for plain text.
         """
         look_s = min(spec.look_again_s, _LOOK_S)
-        self._plan = replace(spec, max_in_flight=max_in_flight, look_again_s=look_s)
+        self._plan = replace(spec, look_again_s=look_s)
         self._deadline_ns = deadline_ns
         self._on_change = on_change or _ignore
         self._clock_ns = clock_ns
         self._fan_out = FanOut(clock_ns=clock_ns)
-        self._triton = TritonClient(spec.triton_target, tls=tls, transport=spec.transport)
+        limits = ReplicaLimits(max_in_flight, spec.breaker_failure_count)
+        self._triton = TritonClient(
+            spec.triton_target, tls=tls, transport=spec.transport, limits=limits, clock_ns=clock_ns
+        )
         self._tried: dict[str, ShadowCheck] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -105,22 +110,20 @@ class GrpcShadowForecaster:
         deadline_ns = self._clock_ns() + self._deadline_ns
         check = self._tried.get(shadow.voter)
         if check is None or check.prepared is None or check.shadow != shadow:
-            return _not_sent(shadow, Reason.DOWN, "it is not tried any more", deadline_ns)
+            return not_sent(shadow.voter, Reason.DOWN, "it is not tried any more", deadline_ns)
         refusal = check.refusal()
         if refusal is not None:
-            return _not_sent(shadow, *refusal, deadline_ns)
+            return not_sent(shadow.voter, *refusal, deadline_ns)
         window = np.ascontiguousarray(request.window, np.float32)
         if not np.isfinite(window).all():
-            return _not_sent(shadow, Reason.REFUSED, "the window has values that are not finite", deadline_ns)
+            return not_sent(
+                shadow.voter, Reason.REFUSED, "the window has values that are not finite", deadline_ns
+            )
         with self._fan_out.group(deadline_ns) as group:
-            outcome = await group.start(check.lane, check.prepared.request(window)).outcome()
+            called = await group.start(check.lane, check.prepared.request(window)).outcome()
+        outcome = check.judged(called)
         if isinstance(outcome, NoAnswer):
-            if outcome.call.sent_ns and outcome.reason in (Reason.DOWN, Reason.CONTRACT_MISMATCH):
-                check.doubt()
-                self._wake.set()
             return outcome
-        if not check.holds:
-            return NoAnswer(Reason.DOWN, "the connection was lost during the call", outcome.call)
         return read_forecast(outcome, check.spec.embedding_dimension)
 
     async def close(self) -> None:
@@ -164,6 +167,7 @@ class GrpcShadowForecaster:
             return
         if known is None:
             known = ShadowCheck(voter, wanted, self._triton, self._plan, self._clock_ns)
+            known.on_doubt = self._wake.set
             self._tried[voter.name] = known
         if known.holds:
             await known.look_again()
@@ -180,10 +184,6 @@ class GrpcShadowForecaster:
         if words != check.told:
             check.told = words
             self._on_change(words)
-
-
-def _not_sent(shadow: ShadowVersion, reason: Reason, detail: str, deadline_ns: int) -> NoAnswer:
-    return NoAnswer(reason, detail, CallRecord(shadow.voter, "", 0, deadline_ns, 0))
 
 
 def _ignore(words: str) -> None:
