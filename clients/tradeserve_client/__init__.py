@@ -49,8 +49,9 @@ if TYPE_CHECKING:
         TradeserveError,
         WrongRequestError,
     )
-    from tradeserve_client.fan_out import CallGroup, FanOut, Lane, PendingCall
+    from tradeserve_client.fan_out import CallGroup, FanOut, PendingCall
     from tradeserve_client.inference import Inference, PreparedModel
+    from tradeserve_client.lane import Lane
     from tradeserve_client.metrics import CallMetrics
     from tradeserve_client.replicas import ReplicaLimits
     from tradeserve_client.resilience import CallCounts, Resilience
@@ -119,8 +120,9 @@ _HOMES = {
         "TradeserveError",
         "WrongRequestError",
     ),
-    "fan_out": ("CallGroup", "FanOut", "Lane", "PendingCall"),
+    "fan_out": ("CallGroup", "FanOut", "PendingCall"),
     "inference": ("Inference", "PreparedModel"),
+    "lane": ("Lane",),
     "metrics": ("CallMetrics",),
     "replicas": ("ReplicaLimits",),
     "resilience": ("CallCounts", "Resilience"),

@@ -25,23 +25,11 @@ from tradeserve_client.alarm import Alarm
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason, Timing
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.errors import CallError, reason_of
-from tradeserve_client.lane import MIN_CALL_NS, Lane
+from tradeserve_client.lane import Lane
 from tradeserve_client.metadata import Headers
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-__all__ = [
-    "ALARM_LEAD_NS",
-    "MIN_CALL_NS",
-    "CallGroup",
-    "FanOut",
-    "Headers",
-    "Lane",
-    "OnLate",
-    "PendingCall",
-    "Request",
-]
 
 OnLate: TypeAlias = Callable[[str, str, int], None]
 """Called with (service, request_id, late_ns) for an answer that came after its deadline."""

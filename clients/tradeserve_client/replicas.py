@@ -14,7 +14,7 @@ from tradeserve_client.breaker import BreakerState, CircuitBreaker
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.channel import Link, TlsFiles, Transport
 from tradeserve_client.errors import TradeserveError
-from tradeserve_client.fan_out import Lane
+from tradeserve_client.lane import Lane
 from tradeserve_client.metadata import MetadataChannel, MetadataSource
 
 Targets: TypeAlias = str | Sequence[str]

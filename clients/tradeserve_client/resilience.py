@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from tradeserve_client.answers import Answer, Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
-from tradeserve_client.fan_out import MIN_CALL_NS, CallGroup, FanOut, PendingCall, Request
+from tradeserve_client.fan_out import CallGroup, FanOut, PendingCall, Request
 from tradeserve_client.hedging import HedgeBudget, LatencySample
+from tradeserve_client.lane import MIN_CALL_NS
 from tradeserve_client.metadata import Metadata, headers_for
 from tradeserve_client.replicas import Replica, ReplicaSet, any_ready
 

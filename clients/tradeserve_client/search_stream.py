@@ -22,7 +22,8 @@ from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Rea
 from tradeserve_client.breaker import BreakerState, CircuitBreaker
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.errors import CallError, reason_of_number
-from tradeserve_client.fan_out import ALARM_LEAD_NS, MIN_CALL_NS, OnLate
+from tradeserve_client.fan_out import ALARM_LEAD_NS, OnLate
+from tradeserve_client.lane import MIN_CALL_NS
 from tradeserve_client.message_stream import MessageStream
 from tradeserve_client.similarity import (
     SERVICE,

@@ -18,8 +18,8 @@ from uuid_utils import uuid7
 from tradeserve_client.answers import Answer, Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import BreakerState
 from tradeserve_client.budget import ClockNs
-from tradeserve_client.fan_out import MIN_CALL_NS
 from tradeserve_client.hedging import HedgeBudget, LatencySample
+from tradeserve_client.lane import MIN_CALL_NS
 from tradeserve_client.resilience import CallCounts, Resilience
 from tradeserve_client.search_stream import PendingSearch, SearchStream
 from tradeserve_client.similarity import SERVICE, Matches, SearchQuery

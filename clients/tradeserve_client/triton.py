@@ -31,16 +31,15 @@ from tradeserve_client.contract import (
 )
 from tradeserve_client.contract_fetch import fetch_contract
 from tradeserve_client.contract_watch import ContractWatch, OnContractChange
-from tradeserve_client.fan_out import FanOut, Lane, OnLate
-from tradeserve_client.inference import Inference, InferRequest, PreparedModel
+from tradeserve_client.fan_out import FanOut, OnLate
+from tradeserve_client.inference import Inference, PreparedModel
+from tradeserve_client.lane import Lane
 from tradeserve_client.metadata import Metadata, MetadataSource, headers_for
 from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets, any_ready
 from tradeserve_client.resilience import CallCounts, Called, Caller, OnOutcome, Resilience
 from tradeserve_client.route import Question, Route
 from tradeserve_client.sequence import SequenceStep
 from tradeserve_client.tensor_request import TensorRequest, TensorRequests
-
-__all__ = ["INFER_METHOD", "InferRequest", "Inference", "PreparedModel", "TritonClient"]
 
 INFER_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 

@@ -14,10 +14,11 @@ from bench.context import UnavailableError
 from bench.in_process import EMBEDDER, INDEX, NEIGHBORS
 from tradeserve_client.answers import Answer, Outcome
 from tradeserve_client.channel import Transport
-from tradeserve_client.fan_out import FanOut, Lane
+from tradeserve_client.fan_out import FanOut
+from tradeserve_client.inference import PreparedModel
+from tradeserve_client.lane import Lane
 from tradeserve_client.search_stream import SearchStream
 from tradeserve_client.similarity import SearchQuery, SimilarityClient
-from tradeserve_client.triton import PreparedModel
 
 T = TypeVar("T")
 _OPEN_S = 5.0

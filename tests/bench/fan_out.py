@@ -25,8 +25,9 @@ from local_stack.process import StackError
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.channel import Transport
 from tradeserve_client.fan_out import FanOut
+from tradeserve_client.inference import PreparedModel
 from tradeserve_client.search_stream import SearchStream
-from tradeserve_client.triton import INFER_METHOD, PreparedModel, TritonClient
+from tradeserve_client.triton import INFER_METHOD, TritonClient
 
 # The third is the first once more under a name of its own: another model to Triton, with its own process.
 MODELS: Mapping[str, str] = {"gaf_resnet": "gaf_resnet", "lstm_cnn": "lstm_cnn", "lstm_cnn_copy": "lstm_cnn"}

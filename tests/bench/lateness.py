@@ -17,8 +17,10 @@ from bench.in_process import MODELS, InProcess, window_of
 from tradeserve_client.answers import Answer, Outcome, Reason
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.channel import Transport
-from tradeserve_client.fan_out import ALARM_LEAD_NS, FanOut, Lane
-from tradeserve_client.triton import Inference, PreparedModel, TritonClient
+from tradeserve_client.fan_out import ALARM_LEAD_NS, FanOut
+from tradeserve_client.inference import Inference, PreparedModel
+from tradeserve_client.lane import Lane
+from tradeserve_client.triton import TritonClient
 
 _CONTRACT_S = 5.0
 _PATIENT_NS = 1_000_000_000

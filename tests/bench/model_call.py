@@ -15,8 +15,10 @@ from bench.in_process import MODELS, InProcess, window_of
 from tradeserve_client.answers import Answer
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.channel import Transport
-from tradeserve_client.fan_out import FanOut, Lane
-from tradeserve_client.triton import PreparedModel, TritonClient
+from tradeserve_client.fan_out import FanOut
+from tradeserve_client.inference import PreparedModel
+from tradeserve_client.lane import Lane
+from tradeserve_client.triton import TritonClient
 
 _HEADLINE = "lstm_cnn"
 _WARM_UP = 50

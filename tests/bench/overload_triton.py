@@ -16,8 +16,10 @@ from bench.overload_result import TIMES, judge
 from tradeserve_client.answers import Answer, Reason
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.channel import Transport
-from tradeserve_client.fan_out import CallGroup, FanOut, Lane, PendingCall
-from tradeserve_client.triton import PreparedModel, TritonClient
+from tradeserve_client.fan_out import CallGroup, FanOut, PendingCall
+from tradeserve_client.inference import PreparedModel
+from tradeserve_client.lane import Lane
+from tradeserve_client.triton import TritonClient
 
 MODEL = "gaf_resnet"  # the slowest that ships: milliseconds per window
 _DEADLINE_S = 0.1

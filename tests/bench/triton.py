@@ -25,8 +25,10 @@ from tradeserve_client.answers import Answer
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.channel import Transport
 from tradeserve_client.contract import TensorSpec
-from tradeserve_client.fan_out import FanOut, Lane
-from tradeserve_client.triton import INFER_METHOD, PreparedModel, TritonClient
+from tradeserve_client.fan_out import FanOut
+from tradeserve_client.inference import PreparedModel
+from tradeserve_client.lane import Lane
+from tradeserve_client.triton import INFER_METHOD, TritonClient
 
 _MODEL = "lstm_cnn"
 _CLIENTS = 64

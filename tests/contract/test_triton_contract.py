@@ -17,7 +17,8 @@ from tradeserve_client.channel import Transport
 from tradeserve_client.contract import differences
 from tradeserve_client.errors import CallError
 from tradeserve_client.fan_out import FanOut
-from tradeserve_client.triton import Inference, TritonClient
+from tradeserve_client.inference import Inference
+from tradeserve_client.triton import TritonClient
 
 LSTM = VoterSpec("lstm_cnn")
 GAF = VoterSpec("gaf_resnet", embedding_dimension=128)

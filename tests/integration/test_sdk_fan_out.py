@@ -18,8 +18,10 @@ from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import BreakerState, CircuitBreaker
 from tradeserve_client.channel import Transport
 from tradeserve_client.contract import TensorSpec
-from tradeserve_client.fan_out import FanOut, Lane
-from tradeserve_client.triton import Inference, PreparedModel, TritonClient
+from tradeserve_client.fan_out import FanOut
+from tradeserve_client.inference import Inference, PreparedModel
+from tradeserve_client.lane import Lane
+from tradeserve_client.triton import TritonClient
 
 OUTPUTS = (TensorSpec("probabilities", "FP32", (-1, 3)),)
 WINDOW = np.ones((60, 5), np.float32)

@@ -30,10 +30,10 @@ from tradeserve_client.channel import Link
 from tradeserve_client.contract import SHADOW_VERSION, ModelContract, differences, digest_differences
 from tradeserve_client.errors import CallError
 from tradeserve_client.fan_out import FanOut
-from tradeserve_client.inference import Inference
+from tradeserve_client.inference import Inference, PreparedModel
 from tradeserve_client.replicas import Replica
 from tradeserve_client.similarity import SERVICE, IndexInfo, SimilarityClient
-from tradeserve_client.triton import INFER_METHOD, PreparedModel, TritonClient
+from tradeserve_client.triton import INFER_METHOD, TritonClient
 
 Refusal: TypeAlias = tuple[Reason, str]
 """Why a service is not asked: for the program, and in words."""

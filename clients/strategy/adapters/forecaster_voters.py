@@ -11,8 +11,9 @@ from strategy.adapters.forecaster_checks import Refusal, VoterCheck, joint_refus
 from strategy.adapters.forecaster_specs import VoterSpec
 from strategy.ports import VoterInfo
 from tradeserve_client.answers import Attempt, NoAnswer, Outcome
-from tradeserve_client.fan_out import CallGroup, Headers, PendingCall
+from tradeserve_client.fan_out import CallGroup, PendingCall
 from tradeserve_client.inference import Inference, InferRequest, PreparedModel
+from tradeserve_client.metadata import Headers
 from tradeserve_client.replicas import Replica
 from tradeserve_client.resilience import Called, Caller
 

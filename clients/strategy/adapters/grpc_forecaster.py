@@ -27,7 +27,8 @@ from tradeserve_client.answers import Attempt, NoAnswer, Outcome, Reason
 from tradeserve_client.budget import ClockNs, LatencyBudget
 from tradeserve_client.channel import TlsFiles
 from tradeserve_client.errors import ContractError
-from tradeserve_client.fan_out import CallGroup, FanOut, Headers
+from tradeserve_client.fan_out import CallGroup, FanOut
+from tradeserve_client.metadata import Headers
 from tradeserve_client.replicas import ReplicaLimits
 from tradeserve_client.resilience import Caller
 from tradeserve_client.search_stream import PendingSearch

@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2
 from tradeserve_client.answers import CallRecord, Reason
 from tradeserve_client.contract import TensorSpec
 from tradeserve_client.errors import MalformedResponseError
-from tradeserve_client.triton import PreparedModel
+from tradeserve_client.inference import PreparedModel
 
 OUTPUTS = (TensorSpec("probabilities", "FP32", (-1, 3)), TensorSpec("embedding", "FP32", (-1, 4)))
 CALL = CallRecord("gaf_resnet", "", 1, 3, 2)
