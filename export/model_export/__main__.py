@@ -1,4 +1,4 @@
-"""Command line: train, export, index, all, vlm, detector, configs, check, pin."""
+"""Command line: train, export, index, all, vlm, detector, examine-detector, configs, check, pin."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _run(args: argparse.Namespace) -> None:
         _pin(layout)
         return
     if args.command == "configs":
-        from model_export.check import write_configs
+        from model_export.repository import write_configs
 
         for name in SERVED:
             print(write_configs(name, layout), flush=True)

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from model_export.contract import BAR_SIZES_S, HORIZON_BARS, WINDOW, ModelContract, Tensor
+from model_export import triton_config
+from model_export.contract import BAR_SIZES_S, HORIZON_BARS, ModelContract, Tensor
 from model_export.data import SOURCES, Series
-from model_export.errors import ArtifactError
+from model_export.errors import REMAKE, ArtifactError
 from model_export.metrics import BLOCK_DAYS, Metrics
 from model_export.windows import PURGE_BARS, SPLITS
 
@@ -44,6 +45,16 @@ class ModelCard:
     metrics: dict[str, Any]
     demonstrated_skill: bool
     statement: str
+
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters of its Triton configs."""
+        about = {
+            "bar_sizes_s": ",".join(str(b) for b in self.bar_sizes_s),
+            "horizon_bars": str(self.horizon_bars),
+        }
+        return triton_config.parameters(
+            self.artifact_sha256, self.export_commit, self.demonstrated_skill, self.statement, about
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +88,7 @@ def read_card(path: Path, kind: type[Any]) -> Any:
     try:
         raw = json.loads(path.read_text())
     except (OSError, ValueError) as e:
-        raise ArtifactError(
-            f"{path}: no readable card ({e}); run `make models` or restore it from git"
-        ) from e
+        raise ArtifactError(f"{path}: no readable card ({e}); {REMAKE}") from e
     if not isinstance(raw, dict):
         raise ArtifactError(f"{path}: a card is a JSON object")
     expected = {f.name: str(f.type) for f in fields(kind)}
@@ -180,8 +189,15 @@ def describe_contract(contract: ModelContract) -> dict[str, Any]:
         "name": contract.name,
         "version": contract.version,
         "task": contract.task,
-        "inputs": [describe_tensor(WINDOW)],
+        "inputs": [describe_tensor(contract.input)],
         "outputs": [describe_tensor(t) for t in contract.outputs],
+    }
+
+
+def describe_forecaster(contract: ModelContract) -> dict[str, Any]:
+    """Return the fields of a forecaster's card that follow from its contract alone."""
+    return {
+        **describe_contract(contract),
         "bar_sizes_s": list(BAR_SIZES_S),
         "horizon_bars": HORIZON_BARS,
     }

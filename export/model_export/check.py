@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,13 @@ from model_export.contract import (
     ModelContract,
     Tensor,
 )
-from model_export.errors import ArtifactError
+from model_export.detector.card import DetectorCard
+from model_export.detector.layout import CLASSES
+from model_export.errors import REMAKE, ArtifactError
 from model_export.runtime import Graph
 from model_export.windows import nasty_windows
 
-MAX_MODEL_BYTES = 3_000_000
-MAX_DETECTOR_BYTES = 5_000_000
+MAX_MODEL_BYTES = 5_000_000
 PARITY_LIMIT = 1e-4
 INDEX_ARRAYS = {
     "state_id": "int64",
@@ -52,63 +54,55 @@ def check_all(layout: Layout) -> list[str]:
     return [*(check_model(name, layout) for name in MODELS), check_detector(layout), check_index(layout)]
 
 
-def write_configs(name: str, layout: Layout) -> str:
-    """Write both Triton configs of one model from its card, leaving graph and card as they are."""
-    triton_config.write_configs(SERVED[name], _parameters(name, layout), layout.model_dir(name))
-    return f"{name}: wrote {' and '.join(triton_config.CONFIG_FILES)}"
-
-
 def check_model(name: str, layout: Layout) -> str:
-    """Check graph, configs and card of one model."""
-    contract, path = MODELS[name], layout.onnx(name)
+    """Check graph, configs and card of one forecaster."""
     card: cards.ModelCard = cards.read_card(layout.card(name), cards.ModelCard)
-    _same(layout.card(name), "name", card.name, name)
-    _same(layout.card(name), "version", card.version, contract.version)
-    _check_file(path, card.artifact_sha256, MAX_MODEL_BYTES)
-    graph = Graph(path)
-    _same(path, "inputs", graph.inputs, _in_graph((contract.input,)))
-    _same(path, "outputs", graph.outputs, _in_graph(contract.outputs))
-    _check_configs(contract, layout)
-    windows = nasty_windows()
+    graph = _check_served(card, cards.describe_forecaster(MODELS[name]), layout)
     expected = np.asarray(card.parity["torch_probabilities_of_nasty_windows"])
-    difference = float(np.abs(graph(windows)["probabilities"] - expected).max())
+    difference = float(np.abs(graph(nasty_windows())["probabilities"] - expected).max())
     if not difference <= PARITY_LIMIT:
-        raise ArtifactError(f"{path}: differs by {difference:.1e} from what torch computed at export")
+        raise ArtifactError(
+            f"{layout.onnx(name)}: differs by {difference:.1e} from what torch computed at export"
+        )
     return f"{name} {card.version}: {card.artifact_sha256[:12]}, parity {difference:.0e}. {card.statement}"
 
 
 def check_detector(layout: Layout) -> str:
     """Check graph, configs and card of the pattern detector, and that it finds nothing on an empty picture."""
-    from model_export.detector.card import DetectorCard
-    from model_export.detector.layout import CLASSES
-
-    path = layout.onnx(DETECTOR.name)
     card: DetectorCard = cards.read_card(layout.card(DETECTOR.name), DetectorCard)
-    _same(layout.card(DETECTOR.name), "classes", card.classes, list(CLASSES))
-    _check_file(path, card.artifact_sha256, MAX_DETECTOR_BYTES)
-    graph = Graph(path)
-    _same(path, "inputs", graph.inputs, _in_graph((DETECTOR.input,)))
-    _same(path, "outputs", graph.outputs, _in_graph(DETECTOR.outputs))
-    _check_configs(DETECTOR, layout)
+    graph = _check_served(card, {**cards.describe_contract(DETECTOR), "classes": list(CLASSES)}, layout)
     blank = np.full((1, 480, 480, 3), 255, np.uint8)
-    _same(path, "boxes on an empty picture", int(graph(blank)["count"][0, 0]), 0)
+    _same(layout.onnx(card.name), "boxes on an empty picture", int(graph(blank)["count"][0, 0]), 0)
     return f"{card.name} {card.version}: {card.artifact_sha256[:12]}. {card.statement}"
+
+
+def _check_served(card: cards.ModelCard | DetectorCard, fixed: Mapping[str, Any], layout: Layout) -> Graph:
+    """Check what every served model has, against the fields of its card that its contract fixes; load its graph."""
+    contract = SERVED[fixed["name"]]
+    for field, value in fixed.items():
+        _same(layout.card(contract.name), field, getattr(card, field), value)
+    path = layout.onnx(contract.name)
+    _check_file(path, card.artifact_sha256)
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise ArtifactError(f"{path}: {path.stat().st_size} bytes, more than {MAX_MODEL_BYTES}")
+    graph = Graph(path)
+    _same(path, "inputs", graph.inputs, _in_graph((contract.input,)))
+    _same(path, "outputs", graph.outputs, _in_graph(contract.outputs))
+    _check_configs(contract, card.parameters(), layout)
+    return graph
 
 
 def _in_graph(tensors: Sequence[Tensor]) -> dict[str, tuple[int | None, ...]]:
     return {t.name: (None, *(None if d < 0 else d for d in t.dims)) for t in tensors}
 
 
-def _check_file(path: Path, sha256: str, most_bytes: int) -> None:
+def _check_file(path: Path, sha256: str) -> None:
     if not path.is_file():
-        raise ArtifactError(f"{path}: missing; run `make models` or restore it from git")
+        raise ArtifactError(f"{path}: missing; {REMAKE}")
     _same(path, "sha256", cards.sha256_of(path), sha256)
-    if path.stat().st_size > most_bytes:
-        raise ArtifactError(f"{path}: {path.stat().st_size} bytes, more than {most_bytes}")
 
 
-def _check_configs(contract: ModelContract, layout: Layout) -> None:
-    wanted = _parameters(contract.name, layout)
+def _check_configs(contract: ModelContract, wanted: Mapping[str, str], layout: Layout) -> None:
     tensors = {
         "input": {contract.input.name: contract.input.dims},
         "output": {t.name: t.dims for t in contract.outputs},
@@ -116,7 +110,7 @@ def _check_configs(contract: ModelContract, layout: Layout) -> None:
     for file_name, gpu in triton_config.CONFIG_FILES.items():
         config = layout.model_dir(contract.name) / file_name
         if not config.is_file():
-            raise ArtifactError(f"{config}: missing; run `make models` or restore it from git")
+            raise ArtifactError(f"{config}: missing; {REMAKE}")
         text = config.read_text()
         _same(config, "tensors", triton_config.read_tensors(text), tensors)
         found = triton_config.read_parameters(text)
@@ -127,27 +121,11 @@ def _check_configs(contract: ModelContract, layout: Layout) -> None:
             )
 
 
-def _parameters(name: str, layout: Layout) -> dict[str, str]:
-    if name == DETECTOR.name:
-        from model_export.detector.card import DetectorCard
-
-        found: DetectorCard = cards.read_card(layout.card(name), DetectorCard)
-        return triton_config.detector_parameters(
-            found.artifact_sha256, found.export_commit, found.classes, found.statement
-        )
-    card: cards.ModelCard = cards.read_card(layout.card(name), cards.ModelCard)
-    return triton_config.parameters(
-        card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
-    )
-
-
 def check_index(layout: Layout) -> str:
     """Check the index against its card and its embedding model."""
     path = layout.index_dir / "states.npz"
     card: cards.IndexCard = cards.read_card(layout.index_dir / "card.json", cards.IndexCard)
-    if not path.is_file():
-        raise ArtifactError(f"{path}: missing; run `make models` or restore it from git")
-    _same(path, "sha256", cards.sha256_of(path), card.artifact_sha256)
+    _check_file(path, card.artifact_sha256)
     model: cards.ModelCard = cards.read_card(layout.card(INDEX_MODEL), cards.ModelCard)
     about = (card.name, card.version, card.dimension, card.horizon_bars)
     _same(path, "card", about, (INDEX_NAME, INDEX_VERSION, EMBEDDING_DIMENSION, HORIZON_BARS))
@@ -166,6 +144,4 @@ def check_index(layout: Layout) -> str:
 
 def _same(path: Path, what: str, found: object, wanted: object) -> None:
     if found != wanted:
-        raise ArtifactError(
-            f"{path}: {what} {found!r}, expected {wanted!r}; run `make models` or restore it from git"
-        )
+        raise ArtifactError(f"{path}: {what} {found!r}, expected {wanted!r}; {REMAKE}")

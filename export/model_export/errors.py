@@ -23,3 +23,7 @@ class ParityError(ExportError):
 
 class ArtifactError(ExportError):
     """An artifact does not match its card, its config or the contract."""
+
+
+REMAKE = "run `make models` (`make detector` for the pattern detector) or restore it from git"
+"""What to do about an artifact that is missing or wrong."""

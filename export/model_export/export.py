@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from model_export import cards, triton_config
+from model_export import cards, onnx_graph, repository
 from model_export.architectures import CLOSE_FLOOR, gramian_fields
-from model_export.contract import BAR_SIZES_S, MAX_IR_VERSION, MODELS, OPSET, WINDOW, Layout
+from model_export.contract import BAR_SIZES_S, MODELS, WINDOW, Layout
 from model_export.data import Series
 from model_export.errors import ParityError
 from model_export.metrics import BLOCK_DAYS, SUSPICIOUS_AUC, Metrics, block_ids, evaluate, spread_percentiles
@@ -47,16 +44,16 @@ def export(name: str, training: Training, series: list[Series], layout: Layout) 
     with tempfile.TemporaryDirectory() as folder:
         # Nothing in the model repository changes before the graph is proven and measured.
         path = Path(folder) / "model.onnx"
-        exporter = write_onnx(training.model, name, path)
+        write_onnx(training.model, name, path)
         graph = Graph(path)
         parity = measure_parity(training.model, graph, test)
         metrics, spreads = measure(graph, test, training.prior)
         placeholder = bool(training.facts["placeholder"])
         card = cards.ModelCard(
-            **cards.describe_contract(MODELS[name]),
+            **cards.describe_forecaster(MODELS[name]),
             data=cards.describe_data(series),
             split=cards.describe_split(),
-            training={**training.facts, "exporter": exporter},
+            training={**training.facts, "exporter": onnx_graph.EXPORTER},
             export_commit=cards.export_commit(layout.root),
             artifact_sha256=cards.sha256_of(path),
             parity=parity,
@@ -68,67 +65,15 @@ def export(name: str, training: Training, series: list[Series], layout: Layout) 
             demonstrated_skill=cards.has_skill(metrics) and not placeholder,
             statement=cards.statement_of(metrics, placeholder),
         )
-        _publish(path.read_bytes(), card, layout)
+        repository.publish(path.read_bytes(), card, layout)
     return card
 
 
-def _publish(graph: bytes, card: cards.ModelCard, layout: Layout) -> None:
-    """Write graph, configs and card into the model repository, one right after the other."""
-    contract, folder = MODELS[card.name], layout.model_dir(card.name)
-    values = triton_config.parameters(
-        card.artifact_sha256, card.export_commit, card.demonstrated_skill, card.statement
-    )
-    layout.onnx(card.name).parent.mkdir(parents=True, exist_ok=True)
-    layout.onnx(card.name).write_bytes(graph)
-    triton_config.write_configs(contract, values, folder)
-    cards.write_card(layout.card(card.name), card)
-
-
-def write_onnx(model: nn.Module, name: str, path: Path) -> str:
-    """Write the graph with a free batch dimension and nothing of this machine in it.
-
-    Returns:
-        Which of torch's exporters did it.
-    """
+def write_onnx(model: nn.Module, name: str, path: Path) -> None:
+    """Write the graph with a free batch dimension and nothing of this machine in it."""
     outputs = [t.name for t in MODELS[name].outputs]
-    example = torch.from_numpy(nasty_windows()[:3])
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is absent
-        raw = Path(folder) / "raw.onnx"
-        torch.onnx.export(
-            model.eval(),
-            (example,),
-            str(raw),
-            input_names=[WINDOW.name],
-            output_names=outputs,
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            external_data=False,
-            verbose=False,
-        )
-        graph = onnx.load(str(raw))
-    _clean(graph, name)
-    onnx.checker.check_model(graph, full_check=True)
-    path.write_bytes(graph.SerializeToString(deterministic=True))
-    return "torch.onnx dynamo"
-
-
-def _clean(model: Any, name: str) -> None:
-    """Drop what differs between machines and runs: stack traces, paths, versions."""
-    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
-    model.producer_name, model.producer_version, model.doc_string = "model_export", "", ""
-    model.graph.name, model.graph.doc_string = name, ""
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    del model.graph.value_info[:]
-    for item in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
+    graph = onnx_graph.traced(model, torch.from_numpy(nasty_windows()[:3]), WINDOW.name, outputs)
+    onnx_graph.write(graph, name, path)
 
 
 def measure_parity(model: nn.Module, graph: Graph, test: dict[int, Samples]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.errors import ArtifactError
+from model_export.errors import REMAKE, ArtifactError
 
 _BATCH = 256
 
@@ -22,17 +22,25 @@ class Graph:
         outputs: The same.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: Path | bytes) -> None:
+        """Load a file, or what one holds.
+
+        Raises:
+            ArtifactError: ONNX Runtime can't load it.
+        """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                source if isinstance(source, bytes) else str(source),
+                options,
+                providers=["CPUExecutionProvider"],
             )
         except Exception as e:
-            raise ArtifactError(f"{path}: ONNX Runtime can't load it ({e}); run `make models`") from e
+            name = "a graph in memory" if isinstance(source, bytes) else source
+            raise ArtifactError(f"{name}: ONNX Runtime can't load it ({e}); {REMAKE}") from e
         self.inputs = {t.name: _shape(t) for t in self._session.get_inputs()}
         self.outputs = {t.name: _shape(t) for t in self._session.get_outputs()}
 
@@ -45,9 +53,9 @@ class Graph:
         ]
         return {n: np.concatenate([p[k] for p in parts]) for k, n in enumerate(self.outputs)}
 
-    def milliseconds(self, window: NDArray[np.float32], calls: int = 200) -> float:
-        """Return the median time of one call with one window."""
-        name, one = next(iter(self.inputs)), window[:1]
+    def milliseconds(self, rows: NDArray[Any], calls: int = 200) -> float:
+        """Return the median time of one call with the first row alone."""
+        name, one = next(iter(self.inputs)), rows[:1]
         taken = []
         for _ in range(calls):
             began = time.perf_counter_ns()

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model_export.contract import BAR_SIZES_S, HORIZON_BARS, ModelContract, Tensor
+from model_export.contract import ModelContract, Tensor
 
 # Each config's place in the model's folder, and whether it is for a GPU.
 CONFIG_FILES = {"config.pbtxt": True, "configs/cpu.pbtxt": False}
@@ -27,42 +27,33 @@ _MAX_STATEMENT = 200
 
 
 def parameters(
-    artifact_sha256: str, export_commit: str, demonstrated_skill: bool, statement: str
+    artifact_sha256: str,
+    export_commit: str,
+    demonstrated_skill: bool,
+    statement: str,
+    about: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return the config parameters of a forecaster, that clients check before they call it.
+    """Return the config parameters of a model, that clients check before they call it.
+
+    Args:
+        artifact_sha256: Of the graph.
+        export_commit: Of the sources.
+        demonstrated_skill: Whether it has shown any.
+        statement: One sentence on that.
+        about: What this kind of model states besides.
 
     Raises:
         ValueError: The statement is too long for a screen's line.
     """
-    return {
-        "artifact_sha256": artifact_sha256,
-        "export_commit": export_commit,
-        "bar_sizes_s": ",".join(str(b) for b in BAR_SIZES_S),
-        "horizon_bars": str(HORIZON_BARS),
-        **_claims(demonstrated_skill, statement),
-    }
-
-
-def detector_parameters(
-    artifact_sha256: str, export_commit: str, classes: Sequence[str], statement: str
-) -> dict[str, str]:
-    """Return the config parameters of the detector: what its labels stand for among them.
-
-    Raises:
-        ValueError: The statement is too long for a screen's line.
-    """
-    return {
-        "artifact_sha256": artifact_sha256,
-        "export_commit": export_commit,
-        "classes": ",".join(classes),
-        **_claims(False, statement),
-    }
-
-
-def _claims(demonstrated_skill: bool, statement: str) -> dict[str, str]:
     if len(statement) > _MAX_STATEMENT:
         raise ValueError(f"the statement has {len(statement)} characters; at most {_MAX_STATEMENT} fit")
-    return {"demonstrated_skill": "true" if demonstrated_skill else "false", "statement": statement}
+    return {
+        "artifact_sha256": artifact_sha256,
+        "export_commit": export_commit,
+        **about,
+        "demonstrated_skill": "true" if demonstrated_skill else "false",
+        "statement": statement,
+    }
 
 
 def config_text(contract: ModelContract, values: Mapping[str, str], *, gpu: bool) -> str:
@@ -70,7 +61,7 @@ def config_text(contract: ModelContract, values: Mapping[str, str], *, gpu: bool
 
     Args:
         contract: Names and shapes.
-        values: What `parameters` or `detector_parameters` returned.
+        values: What `parameters` returned.
         gpu: On a GPU, with TensorRT where the contract says so, or for ONNX Runtime on CPUs.
     """
     kind = "KIND_GPU" if gpu else "KIND_CPU"

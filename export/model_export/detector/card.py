@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model_export import cards
+from model_export import cards, triton_config
 from model_export.contract import DETECTOR
 from model_export.detector.layout import CLASSES, HEIGHT_PX, WIDTH_PX
 
@@ -51,6 +51,16 @@ class DetectorCard:
     demonstrated_skill: bool
     statement: str
 
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters of its Triton configs: what the labels stand for among them."""
+        return triton_config.parameters(
+            self.artifact_sha256,
+            self.export_commit,
+            self.demonstrated_skill,
+            self.statement,
+            {"classes": ",".join(self.classes)},
+        )
+
 
 def card_of(
     *,
@@ -74,11 +84,7 @@ def card_of(
         learnt_screenshots: Pictures and boxes that were learnt from; {} for none.
     """
     return DetectorCard(
-        name=DETECTOR.name,
-        version=DETECTOR.version,
-        task=DETECTOR.task,
-        inputs=[cards.describe_tensor(DETECTOR.input)],
-        outputs=[cards.describe_tensor(tensor) for tensor in DETECTOR.outputs],
+        **cards.describe_contract(DETECTOR),
         classes=list(CLASSES),
         architecture=f"one stage, no anchors: convolutions, attention over the whole picture, {parameters / 1e6:.2f} "
         f"million parameters; pictures are resized to {WIDTH_PX} x {HEIGHT_PX} and boxes suppressed in the graph",

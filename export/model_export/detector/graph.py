@@ -5,19 +5,16 @@ Every step is an ONNX operator that the CPU and the CUDA provider know, so that 
 
 from __future__ import annotations
 
-import logging
-import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from model_export.contract import DETECTIONS, MAX_IR_VERSION, OPSET
+from model_export import onnx_graph
+from model_export.contract import DETECTIONS, DETECTOR, MAX_IR_VERSION, OPSET
 from model_export.detector.layout import GRIDS, HEIGHT_PX, WIDTH_PX
 from model_export.detector.network import PatternNet, input_shape
 
@@ -32,36 +29,11 @@ NET_OUTPUTS = ("outline_logits", "outline_boxes", "gap_logits", "gap_boxes")
 
 def write_graph(net: PatternNet, path: Path) -> None:
     """Write the whole graph with free batch, height and width, and nothing of this machine in it."""
-    middle = _network(net)
+    middle = onnx_graph.traced(net, torch.zeros(input_shape(2)), "image_resized", NET_OUTPUTS)
     graph = compose.merge_models(_before(), middle, [("resized", "image_resized")])
     told = [(name, f"net_{name}") for name in NET_OUTPUTS]
     graph = compose.merge_models(graph, choosing_part(), [*told, ("picture_sides", "sides_of_picture")])
-    _clean(graph)
-    onnx.checker.check_model(graph, full_check=True)
-    path.write_bytes(graph.SerializeToString(deterministic=True))
-
-
-def _network(net: PatternNet) -> Any:
-    example = torch.zeros(input_shape(2))
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is absent
-        raw = Path(folder) / "raw.onnx"
-        torch.onnx.export(
-            net.eval(),
-            (example,),
-            str(raw),
-            input_names=["image_resized"],
-            output_names=list(NET_OUTPUTS),
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            external_data=False,
-            verbose=False,
-        )
-        graph = onnx.load(str(raw))
-    graph.ir_version = MAX_IR_VERSION
-    return graph
+    onnx_graph.write(graph, DETECTOR.name, path)
 
 
 def _before() -> Any:
@@ -213,15 +185,3 @@ def _constant(name: str, values: NDArray[Any]) -> Any:
 def _model(name: str, nodes: list[Any], inputs: list[Any], outputs: list[Any], constants: list[Any]) -> Any:
     graph = helper.make_graph(nodes, name, inputs, outputs, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=MAX_IR_VERSION)
-
-
-def _clean(model: Any) -> None:
-    """Drop what differs between machines and runs: stack traces, paths, versions."""
-    model.producer_name, model.producer_version, model.doc_string = "model_export", "", ""
-    model.graph.name, model.graph.doc_string = "pattern_detector", ""
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    del model.graph.value_info[:]
-    for item in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
@@ -17,8 +16,9 @@ from model_export.detector.average_precision import Found, overlaps
 from model_export.detector.graph import CANDIDATES, LEAST_SCORE, MOST_OVERLAP, NET_OUTPUTS, answer_tables
 from model_export.detector.layout import HEIGHT_PX, WIDTH_PX
 from model_export.detector.network import PatternNet
-from model_export.detector.served import ServedDetector
+from model_export.detector.served import found_in
 from model_export.errors import ParityError
+from model_export.runtime import Graph
 
 MOST_DIFFERENCE = 1e-3
 """Of what the network says, of scores, and of boxes as shares of the picture."""
@@ -56,31 +56,11 @@ def suppressed(found: Found) -> Found:
     return Found(found.boxes[kept], found.labels[kept], found.scores[kept])
 
 
-class _Opened:
-    """The graph with what the network says inside of it as further outputs."""
-
-    def __init__(self, path: Path) -> None:
-        model = onnx.load(str(path))
-        model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in NET_OUTPUTS)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[list[NDArray[np.float32]], Found]:
-        """Return what the network says of one picture, and what the graph makes of it."""
-        names = [*NET_OUTPUTS, "boxes", "scores", "labels", "count"]
-        *said, boxes, scores, labels, count = (
-            out[0] for out in self._session.run(names, {"image": pixels[None]})
-        )
-        return said, _rows(boxes, scores, labels, int(count[0]))
-
-
-def _rows(boxes: Any, scores: Any, labels: Any, count: int) -> Found:
-    return Found(
-        boxes[:count].astype(np.float64), labels[:count].astype(np.int64), scores[:count].astype(np.float64)
-    )
+def _opened(path: Path) -> Graph:
+    """Return the graph with what the network says inside of it as further outputs."""
+    model = onnx.load(str(path))
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in NET_OUTPUTS)
+    return Graph(model.SerializeToString())
 
 
 def network_answers(net: PatternNet, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -97,17 +77,16 @@ def measure_parity(net: PatternNet, path: Path, pictures: Sequence[NDArray[np.ui
     Raises:
         ParityError: They differ by more than 1e-3, or a box is there on one side alone.
     """
-    opened = _Opened(path)
-    batch = ServedDetector(path).ask(np.stack(pictures))
+    opened = _opened(path)
+    batch = Graph(path)(np.stack(pictures))
     worst_net, worst_choice, boxes = 0.0, 0.0, 0
     for row, pixels in enumerate(pictures):
-        said, found = opened(pixels)
+        alone = opened(pixels[None])
+        said = [alone[name][0] for name in NET_OUTPUTS]
         for ours, theirs in zip(said, network_answers(net, pixels), strict=True):
             worst_net = max(worst_net, float(np.abs(ours - theirs).max()))
         wanted = in_pixels(suppressed(candidates_of(said)), pixels)
-        count = int(batch["count"][row, 0])
-        together = _rows(batch["boxes"][row], batch["scores"][row], batch["labels"][row], count)
-        for one in (found, together):
+        for one in (found_in(alone, 0), found_in(batch, row)):
             worst_choice = max(worst_choice, difference(one, wanted, max(pixels.shape[:2])))
         boxes += len(wanted.scores)
     worst = max(worst_net, worst_choice)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from model_export import cards, triton_config
+from model_export import cards, repository
 from model_export.chart_patterns import HELD_OUT, REAL, TRAINING
-from model_export.contract import DETECTOR, Layout
+from model_export.contract import Layout
 from model_export.detector.card import DetectorCard, card_of
 from model_export.detector.examination import examine, generated
 from model_export.detector.graph import write_graph
@@ -25,6 +25,7 @@ from model_export.detector.training import Recipe, train
 SEED = 1
 _EXAMINED = 2_100
 _PARITY_CHARTS = 42
+_TIMED_CALLS = 100
 _METRICS_NOTE = (
     "of the exported graph; mAP@0.5 is the mean over classes of the area under precision over recall, precision made "
     "to fall only; 95% intervals: bootstrap over charts; held-out charts show one pattern or none, as often each"
@@ -69,24 +70,8 @@ def make_detector(
             metrics=_metrics(detector, screenshots, seed, examined),
             learnt_screenshots=_learnt(screenshots),
         )
-        publish(path.read_bytes(), card, layout)
+        repository.publish(path.read_bytes(), card, layout)
     return card
-
-
-def publish(graph: bytes, card: DetectorCard, layout: Layout) -> None:
-    """Write graph, configs and card into the model repository, one right after the other."""
-    path = layout.onnx(card.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(graph)
-    triton_config.write_configs(DETECTOR, parameters_of(card), layout.model_dir(card.name))
-    cards.write_card(layout.card(card.name), card)
-
-
-def parameters_of(card: DetectorCard) -> dict[str, str]:
-    """Return the config parameters that follow from a card."""
-    return triton_config.detector_parameters(
-        card.artifact_sha256, card.export_commit, card.classes, card.statement
-    )
 
 
 def _metrics(detector: ServedDetector, screenshots: Screenshots, seed: int, examined: int) -> dict[str, Any]:
@@ -99,7 +84,7 @@ def _metrics(detector: ServedDetector, screenshots: Screenshots, seed: int, exam
     if screenshots.held_out:
         metrics["screenshots"] = examine(detector, screenshots.held_out)
     blank = np.full((480, 480, 3), 255, np.uint8)
-    metrics["milliseconds_per_call"] = round(detector.milliseconds(blank), 1)
+    metrics["milliseconds_per_call"] = round(detector.milliseconds(blank[None], calls=_TIMED_CALLS), 1)
     return metrics
 
 

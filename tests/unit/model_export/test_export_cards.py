@@ -12,7 +12,7 @@ from model_export.cards import (
     NO_SKILL,
     POOLED,
     ModelCard,
-    describe_contract,
+    describe_forecaster,
     describe_split,
     export_commit,
     has_skill,
@@ -43,7 +43,7 @@ SKILLED = replace(CHANCE, auc=Estimate(0.55, 0.53, 0.57), demonstrated_skill=Tru
 @pytest.fixture
 def card() -> ModelCard:
     return ModelCard(
-        **describe_contract(MODELS["gaf_resnet"]),
+        **describe_forecaster(MODELS["gaf_resnet"]),
         data=[],
         split=describe_split(),
         training={},

@@ -12,7 +12,18 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("train", "export", "index", "all", "check", "pin"):
+    for command in (
+        "train",
+        "export",
+        "index",
+        "all",
+        "vlm",
+        "detector",
+        "examine-detector",
+        "configs",
+        "check",
+        "pin",
+    ):
         assert command in shown
 
 

@@ -4,10 +4,10 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from model_export.contract import MAX_BATCH_SIZE, MODELS
+from model_export.contract import DETECTOR, MAX_BATCH_SIZE, MODELS
 from model_export.triton_config import config_text, parameters, read_parameters, read_tensors
 
-VALUES = parameters("ab" * 32, "cd" * 20, False, 'Says "nothing" \\ here')
+VALUES = parameters("ab" * 32, "cd" * 20, False, 'Says "nothing" \\ here', {"horizon_bars": "6"})
 
 
 @pytest.mark.parametrize("gpu", [True, False])
@@ -47,6 +47,19 @@ def test_the_gpu_variant_asks_for_tensorrt_in_full_precision_and_the_cpu_variant
     assert not cpu.HasField("optimization")
 
 
+def test_the_detector_takes_pictures_of_any_size_and_is_served_without_tensorrt() -> None:
+    text = config_text(DETECTOR, VALUES, gpu=True)
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    assert not config.HasField("optimization")
+    (image,) = config.input
+    assert (image.data_type, list(image.dims)) == (model_config_pb2.TYPE_UINT8, [-1, -1, 3])
+    assert [(w.batch_size, list(w.inputs["image"].dims)) for w in config.model_warmup] == [
+        (1, [480, 480, 3]),
+        (DETECTOR.max_batch_size, [480, 480, 3]),
+    ]
+    assert read_tensors(text)["input"] == {"image": (-1, -1, 3)}
+
+
 def test_parameters_and_tensors_are_read_back() -> None:
     text = config_text(MODELS["gaf_resnet"], VALUES, gpu=False)
     assert {k: read_parameters(text)[k] for k in VALUES} == VALUES
@@ -58,4 +71,4 @@ def test_parameters_and_tensors_are_read_back() -> None:
 
 def test_a_statement_too_long_for_a_line_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 200"):
-        parameters("ab", "cd", False, "x" * 201)
+        parameters("ab", "cd", False, "x" * 201, {})
