@@ -27,8 +27,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from journal.binaries import PostgresPrograms, find_programs
+from journal.child_process import dies_with_parent
 from journal.errors import LaunchError
-from journal.privilege import RunAs, choose_user, runnable_programs, stop_with_parent
+from journal.privilege import RunAs, choose_user, runnable_programs
 
 USER = "tradeserve"
 DATABASE = "tradeserve"
@@ -281,9 +282,7 @@ class EmbeddedPostgres:
                 cwd="/",
                 # Its own group: Ctrl-C on the terminal is for us, we stop it in order.
                 process_group=0,
-                preexec_fn=stop_with_parent(),
-                # Where grpc runs in this process, closing them in the fork aborts it now and then.
-                close_fds=False,
+                **dies_with_parent(signal.SIGINT),  # fast shutdown
                 **self._user.arguments(),
             )
         self._wait_until_ready(programs, port, log_start)

@@ -7,15 +7,11 @@ our own that it can reach.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import pwd
 import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,6 @@ from journal.errors import LaunchError
 
 _UNPRIVILEGED = ("nobody", "daemon", "postgres")
 STATE_FOLDER = Path("/var/lib/tradeserve")
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +134,3 @@ def _runs(folder: Path, user: RunAs) -> bool:
         if done.returncode != 0:
             return False
     return True
-
-
-def stop_with_parent() -> Callable[[], None] | None:
-    """Return a preexec function after which Linux stops the child (fast shutdown) when we die."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask

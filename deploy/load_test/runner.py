@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from journal.child_process import dies_with_parent
 from load_test import config, report
 from load_test.errors import ConfigError, RunError
 from load_test.report import Report
 from load_test.schedule import KINDS
-from local_stack.process import dies_with_parent
 
 STEPS = 5
 _SLACK_S = 30.0  # beyond the run itself: start of the tool, its report
@@ -89,8 +89,7 @@ class Tool:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            preexec_fn=dies_with_parent(),
-            close_fds=False,  # see there
+            **dies_with_parent(),
         )
         try:
             said, _ = await asyncio.wait_for(process.communicate(), limit_s)

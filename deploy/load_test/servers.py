@@ -10,11 +10,12 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
+from journal.child_process import dies_with_parent
 from load_test.errors import RunError
 from load_test.targets import ServerName
 from local_stack import plan
 from local_stack.plan import Options
-from local_stack.process import Service, StackError, dies_with_parent
+from local_stack.process import Service, StackError
 
 _START_S = 180.0
 _STOP_S = 60.0
@@ -90,8 +91,7 @@ async def _strategy(
             stdout=out,
             stderr=out,
             start_new_session=True,  # Ctrl-C is ours: it is stopped after the load
-            preexec_fn=dies_with_parent(),
-            close_fds=False,  # see there
+            **dies_with_parent(),
         )
     try:
         address = await _control_address(process, screen)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
 import re
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+from journal.child_process import dies_with_parent
+
 _POLL_S = 0.02
 _LAST_LINES = 5
 _ERROR_LINE = re.compile(r"(?:[\w. -]+: )?error: *(.*)")  # ours, or argparse's with the program's name
@@ -24,25 +23,6 @@ _ERROR_LINE = re.compile(r"(?:[\w. -]+: )?error: *(.*)")  # ours, or argparse's 
 
 class StackError(Exception):
     """Something that keeps the stack from running; the message says what to do."""
-
-
-def dies_with_parent() -> Callable[[], None] | None:
-    """Return a preexec function: the kernel stops the child when we die, however we die (Linux only).
-
-    To be used with close_fds=False. Where grpc runs in this process it starts its threads anew in the fork;
-    they abort it when their files are closed before the exec. Neither Python's files nor grpc's are inherited.
-    """
-    if not sys.platform.startswith("linux"):
-        return None  # Ctrl-C and exit still stop the children
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-
-    return ask
 
 
 @dataclass(slots=True)
@@ -130,8 +110,7 @@ class Service:
                 stderr=log,
                 env={**os.environ, **self.environment},
                 start_new_session=True,  # Ctrl-C must reach the strategy first, not everyone at once
-                preexec_fn=dies_with_parent(),
-                close_fds=False,  # see there
+                **dies_with_parent(),
             )
 
     async def wait(self) -> int:

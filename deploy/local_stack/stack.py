@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from journal.child_process import dies_with_parent
 from local_stack import plan
 from local_stack.plan import Options
-from local_stack.process import Service, StackError, dies_with_parent
+from local_stack.process import Service, StackError
 from local_stack.supervisor import Supervisor
 from triton_server.leftovers import sweep_dead
 
@@ -186,8 +187,7 @@ class Stack:
             stdin=asyncio.subprocess.DEVNULL,
             env=plan.strategy_environment(database_url),
             start_new_session=True,
-            preexec_fn=dies_with_parent(),
-            close_fds=False,  # see there
+            **dies_with_parent(),
         )
         return await self._strategy.wait()
 
