@@ -11,6 +11,8 @@ from gateway_simulator.session import BOOK_LEVELS, Floats, Ints
 from gateway_simulator.session_choice import Choice, times_of
 from gateway_simulator.tables import Table, read_table
 
+_SIDES = ("bid_price", "bid_size", "ask_price", "ask_size")
+
 
 def quote_tapes(path: Path, choice: Choice, zone: str) -> dict[str, QuoteTape]:
     """Return the quotes of each symbol that lie beside a file of bars; empty without such a file.
@@ -18,17 +20,15 @@ def quote_tapes(path: Path, choice: Choice, zone: str) -> dict[str, QuoteTape]:
     Raises:
         SessionError: Something in it is unusable.
     """
-    beside = _beside(path, "quotes")
-    if beside is None:
+    table = _table_beside(path, "quotes")
+    if table is None:
         return {}
-    table = read_table(beside)
-    values = [_positive(table, name) for name in ("bid_price", "bid_size", "ask_price", "ask_size")]
-    _refuse_crossed(table, "ask_price", values[0], values[2])
-    tapes = {}
-    for symbol, rows, ns in _rows_by_symbol(table, choice, zone):
-        bid, bid_size, ask, ask_size = (column[rows] for column in values)
-        tapes[symbol] = QuoteTape(ns, bid, bid_size, ask, ask_size)
-    return tapes
+    sides = [_positive(table, name) for name in _SIDES]
+    _refuse_crossed(table, "ask_price", sides[0], sides[2])
+    return {
+        symbol: QuoteTape(ns, *(side[rows] for side in sides))
+        for symbol, rows, ns in _rows_by_symbol(table, choice, zone)
+    }
 
 
 def book_tapes(path: Path, choice: Choice, zone: str) -> dict[str, BookTape]:
@@ -37,27 +37,25 @@ def book_tapes(path: Path, choice: Choice, zone: str) -> dict[str, BookTape]:
     Raises:
         SessionError: Something in it is unusable.
     """
-    beside = _beside(path, "book")
-    if beside is None:
+    table = _table_beside(path, "book")
+    if table is None:
         return {}
-    table = read_table(beside)
     table.require(("bid_price_1",), "Levels are bid_price_1, bid_size_1, ask_price_1, ask_size_1, …")
     depth = sum(f"bid_price_{level}" in table.columns for level in range(1, BOOK_LEVELS + 1))
     sides = [
         np.column_stack([_positive(table, f"{name}_{level}") for level in range(1, depth + 1)])
-        for name in ("bid_price", "bid_size", "ask_price", "ask_size")
+        for name in _SIDES
     ]
     _refuse_crossed(table, "ask_price_1", sides[0][:, 0], sides[2][:, 0])
-    tapes = {}
-    for symbol, rows, ns in _rows_by_symbol(table, choice, zone):
-        bid, bid_size, ask, ask_size = (side[rows] for side in sides)
-        tapes[symbol] = BookTape(ns, bid, bid_size, ask, ask_size)
-    return tapes
+    return {
+        symbol: BookTape(ns, *(side[rows] for side in sides))
+        for symbol, rows, ns in _rows_by_symbol(table, choice, zone)
+    }
 
 
-def _beside(path: Path, kind: str) -> Path | None:
+def _table_beside(path: Path, kind: str) -> Table | None:
     found = (path.with_name(f"{path.stem}.{kind}{suffix}") for suffix in (".parquet", ".csv"))
-    return next((one for one in found if one.is_file()), None)
+    return next((read_table(one) for one in found if one.is_file()), None)
 
 
 def _positive(table: Table, name: str) -> Floats:
