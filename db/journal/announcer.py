@@ -13,14 +13,13 @@ class Announcer:
     """Tells once: a sentence that repeats itself is not news.
 
     Attributes:
-        run_id: Whose recording it is.
         last_error: The latest of what went wrong; "" when nothing did.
     """
 
     def __init__(self, run_id: str, on_state: Callable[[str], None] | None) -> None:
-        """Tell a callback, or the log when there is none."""
-        self.run_id = run_id
+        """Tell a callback, or the log when there is none, of the recording of a run."""
         self.last_error = ""
+        self._run_id = run_id
         self._on_state = on_state
         self._last = ""
 
@@ -37,4 +36,4 @@ class Announcer:
         if self._on_state is not None:
             self._on_state(text)
         else:
-            _log.info("journal", state=text, run_id=self.run_id)
+            _log.info("journal", state=text, run_id=self._run_id)

@@ -53,6 +53,11 @@ class LocalDisk:
         return self._spool.root
 
     @property
+    def writer_id(self) -> bytes:
+        """Begin of the ids of all batches of this writer."""
+        return self._spool.writer_id
+
+    @property
     def size_bytes(self) -> int:
         """Size of this writer's spool."""
         return self._spool.size_bytes

@@ -48,7 +48,7 @@ class Sender:
         self.settled.set()
         self._database_url = database_url
         self._where = address_of(database_url)
-        self._run_id = announcer.run_id
+        self._run_id = str(run_document["run_id"])
         self._run_document = run_document
         self._disk = disk
         self._announcer = announcer
@@ -140,13 +140,17 @@ class Sender:
         else:
             self._unflushed.take()
 
-    async def close(self, writer_id: bytes, *, forget_batches: bool) -> None:
-        """Close the connection, in the end."""
+    async def close(self, *, forget_batches: bool) -> None:
+        """Close the connection, in the end.
+
+        Args:
+            forget_batches: Whether no copy of any batch is left, so that Postgres need not remember them.
+        """
         if self._delivery is None:
             return
         if forget_batches:
             with contextlib.suppress(JournalError):  # they only take room
-                await self._delivery.forget_batches(writer_id)
+                await self._delivery.forget_batches(self._disk.writer_id)
         await self._delivery.close(timeout_s=1.0)
         self._delivery = None
 

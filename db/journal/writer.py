@@ -44,7 +44,6 @@ class Journal:
     ) -> None:
         """Use `Journal.open`."""
         document = {name: codec.plain(getattr(run, name)) for name in RUNS.columns}
-        self._writer_id = spool.writer_id
         self._announcer = Announcer(run.run_id, on_state)
         self._disk = LocalDisk(spool, self._announcer)
         self._sender = Sender(database_url, document, self._disk, self._announcer)
@@ -121,7 +120,7 @@ class Journal:
         await self._sender.retreat()
         await self._keep_held()
         left = await self._disk.close()
-        await self._sender.close(self._writer_id, forget_batches=not left)
+        await self._sender.close(forget_batches=not left)
         self._disk.end()
         lost, spool = self._disk.give_up_held(), self._disk.root
         if lost:
