@@ -212,7 +212,8 @@ class ForecastRequest:
 class ForecastReply:
     """Everything that came back in time, and the reason for everything that did not.
 
-    `attempts` has, by service, where its call was sent; only for those that several servers provide.
+    `attempts` has, by service, where its call was sent, in order; only for those that several servers provide,
+    and empty for one that was to be sent and could not be.
     """
 
     forecasts: Mapping[str, Outcome[Forecast]]

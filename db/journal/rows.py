@@ -121,8 +121,8 @@ class ModelCallRow:
 
     `outcome` is "in time" or a Reason's value; `used` is False for everything not in time.
     `output` is the raw answer: {"probabilities": [3]}, {"embedding_f32": base64, …}, or {}.
-    `attempts` is where it was sent, in order; None where only one server was there to ask. The times are
-    those of the attempt whose outcome counts.
+    `attempts` is where it was sent, in order; None where it was not, or only one server was there to ask.
+    The times are those of the attempt whose outcome counts.
     """
 
     decision_id: str
