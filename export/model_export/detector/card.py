@@ -87,7 +87,8 @@ def card_of(
         **cards.describe_contract(DETECTOR),
         classes=list(CLASSES),
         architecture=f"one stage, no anchors: convolutions, attention over the whole picture, {parameters / 1e6:.2f} "
-        f"million parameters; pictures are resized to {WIDTH_PX} x {HEIGHT_PX} and boxes suppressed in the graph",
+        f"million parameters, kept in 16 bits; pictures are resized to {WIDTH_PX} x {HEIGHT_PX} and boxes suppressed "
+        "in the graph",
         data=[_GENERATED, *([{**_SCREENSHOTS, **learnt_screenshots}] if learnt_screenshots else [])],
         split=_SPLIT,
         training=training,

@@ -15,6 +15,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from model_export import onnx_graph
 from model_export.contract import DETECTIONS, DETECTOR, MAX_IR_VERSION, OPSET
+from model_export.detector.half_precision import halve
 from model_export.detector.layout import GRIDS, HEIGHT_PX, WIDTH_PX
 from model_export.detector.network import PatternNet, input_shape
 
@@ -33,6 +34,8 @@ def write_graph(net: PatternNet, path: Path) -> None:
     graph = compose.merge_models(_before(), middle, [("resized", "image_resized")])
     told = [(name, f"net_{name}") for name in NET_OUTPUTS]
     graph = compose.merge_models(graph, choosing_part(), [*told, ("picture_sides", "sides_of_picture")])
+    del graph.opset_import[1:]  # each part brought the same
+    halve(graph.graph)
     onnx_graph.write(graph, DETECTOR.name, path)
 
 

@@ -17,6 +17,7 @@ from model_export.contract import Layout
 from model_export.detector.card import DetectorCard, card_of
 from model_export.detector.examination import examine, generated
 from model_export.detector.graph import write_graph
+from model_export.detector.half_precision import rounded
 from model_export.detector.parity import measure_parity
 from model_export.detector.screenshots import Screenshots, read_screenshots
 from model_export.detector.served import ServedDetector
@@ -54,7 +55,8 @@ def make_detector(
     """
     recipe = recipe or Recipe()
     screenshots = Screenshots((), ()) if data is None else read_screenshots(data)
-    net = train(seed, recipe, screenshots.training, layout.root / f"build/detector/detector-{seed}.pt")
+    trained = train(seed, recipe, screenshots.training, layout.root / f"build/detector/detector-{seed}.pt")
+    net = rounded(trained)
     with tempfile.TemporaryDirectory() as folder:
         # Nothing in the model repository changes before the graph is proven and measured.
         path = Path(folder) / "model.onnx"
@@ -64,7 +66,7 @@ def make_detector(
         card = card_of(
             artifact_sha256=cards.sha256_of(path),
             export_commit=cards.export_commit(layout.root),
-            parameters=sum(parameter.numel() for parameter in net.parameters()),
+            parameters=sum(parameter.numel() for parameter in trained.parameters()),
             training=_training(seed, recipe),
             parity=measure_parity(net, path, charts),
             metrics=_metrics(detector, screenshots, seed, examined),
