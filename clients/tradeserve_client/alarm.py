@@ -1,4 +1,4 @@
-"""One timer of the event loop for the deadlines of many calls."""
+"""One timer of the event loop for the times of many calls: their deadlines, or when to look at them again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 Call = TypeVar("Call")
 
+ALARM_LEAD_NS = 1_200_000
+"""How late a timer of asyncio fires (epoll counts whole milliseconds)."""
 _EARLY_S = 1e-6
 """The loop may run a timer this much before its time (its clock's resolution)."""
 
@@ -18,16 +20,21 @@ class Alarm(Generic[Call]):
 
     Nearly every call ends long before, so that a timer of its own would be set and cancelled in vain. Here
     the timer of the earliest time is left to fire, and is then set for the next one, if there is any.
+
+    Attributes:
+        lead_ns: How long before a deadline it calls back.
     """
 
-    __slots__ = ("_at_s", "_due", "_loop", "_on_time", "_timer")
+    __slots__ = ("_at_s", "_due", "_loop", "_on_time", "_timer", "lead_ns")
 
-    def __init__(self, on_time: Callable[[Call], Any]) -> None:
+    def __init__(self, on_time: Callable[[Call], Any], *, lead_ns: int = ALARM_LEAD_NS) -> None:
         """Make it.
 
         Args:
             on_time: Called with each call whose time has come, once.
+            lead_ns: How long before a deadline it calls back.
         """
+        self.lead_ns = lead_ns
         self._on_time = on_time
         self._due: dict[Call, float] = {}
         self._at_s = math.inf
@@ -41,6 +48,11 @@ class Alarm(Generic[Call]):
         self._due[call] = at_s
         if at_s < self._at_s or loop is not self._loop:  # an earlier loop may be closed, and its timer lost
             self._arm(loop, at_s)
+
+    def set_before(self, call: Call, left_ns: int) -> None:
+        """Call back for a call shortly before its deadline, which is this far away."""
+        # Close to the deadline the lead would eat the whole call: keep half of what is left.
+        self.set(call, max(left_ns - self.lead_ns, left_ns // 2) / 1e9)
 
     def clear(self, call: Call) -> None:
         """Let a call be."""

@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import grpc
 import grpc.aio
 
-from tradeserve_client.alarm import Alarm
+from tradeserve_client.alarm import ALARM_LEAD_NS, Alarm
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason, Timing
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.errors import CallError, reason_of
@@ -34,8 +34,6 @@ T_co = TypeVar("T_co", covariant=True)
 OnLate: TypeAlias = Callable[[str, str, int], None]
 """Called with (service, request_id, late_ns) for an answer that came after its deadline."""
 
-ALARM_LEAD_NS = 1_200_000
-"""How late a timer of asyncio fires (epoll counts whole milliseconds)."""
 RUN_OUT_S = 5.0
 """How long a call to Triton may run after its caller gave it up."""
 
@@ -205,7 +203,7 @@ class PendingCall(Generic[T]):
             waiter.set_result(None)
 
     def _free(self) -> None:
-        self._fan_out.clear_alarm(self)
+        self._fan_out.alarm.clear(self)
         if self._counted:
             self._counted = False
             self._lane.in_flight -= 1
@@ -289,7 +287,7 @@ class CallGroup:
         left_ns = pending.send(headers)
         if left_ns:
             if not self._pending:
-                self._fan_out.set_alarm(self, left_ns)
+                self._fan_out.alarm.set_before(self, left_ns)
             self._pending.append(pending)
         return pending
 
@@ -300,7 +298,7 @@ class CallGroup:
 
     def close(self) -> None:
         """Clear the alarm, and cancel what nobody waited for."""
-        self._fan_out.clear_alarm(self)
+        self._fan_out.alarm.clear(self)
         for pending in self._pending:
             if not pending._settled:
                 pending.abandon()
@@ -312,11 +310,11 @@ class FanOut:
     Attributes:
         clock_ns: Monotonic clock.
         on_late: Told of every answer that came after its deadline.
-        alarm_lead_ns: How long before the deadline the alarm is set.
+        alarm: Cancels calls shortly before their deadline.
         waits: Wakes who waits for a call, but not until its deadline.
     """
 
-    __slots__ = ("_alarm", "alarm_lead_ns", "clear_alarm", "clock_ns", "on_late", "waits")
+    __slots__ = ("alarm", "clock_ns", "on_late", "waits")
 
     def __init__(
         self,
@@ -327,9 +325,7 @@ class FanOut:
     ) -> None:
         self.clock_ns = clock_ns
         self.on_late: OnLate = on_late or _ignore_late
-        self.alarm_lead_ns = alarm_lead_ns
-        self._alarm: Alarm[PendingCall[Any] | CallGroup] = Alarm(methodcaller("cancel"))
-        self.clear_alarm = self._alarm.clear
+        self.alarm: Alarm[PendingCall[Any] | CallGroup] = Alarm(methodcaller("cancel"), lead_ns=alarm_lead_ns)
         self.waits: Alarm[PendingCall[Any]] = Alarm(PendingCall.wake)
 
     def group(self, deadline_ns: int) -> CallGroup:
@@ -343,13 +339,8 @@ class FanOut:
         pending = PendingCall(lane, request, deadline_ns, self)
         left_ns = pending.send(headers)
         if left_ns and not pending._ended:
-            self.set_alarm(pending, left_ns)
+            self.alarm.set_before(pending, left_ns)
         return pending.outcome()
-
-    def set_alarm(self, calls: PendingCall[Any] | CallGroup, left_ns: int) -> None:
-        """Have calls cancelled shortly before their deadline."""
-        # Close to the deadline the lead would eat the whole call: keep half of what is left.
-        self._alarm.set(calls, max(left_ns - self.alarm_lead_ns, left_ns // 2) / 1e9)
 
 
 def _ignore_late(service: str, request_id: str, late_ns: int) -> None:

@@ -18,11 +18,12 @@ from google.protobuf.message import DecodeError
 from uuid_utils import uuid7
 
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
+from tradeserve_client.alarm import Alarm
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import BreakerState, CircuitBreaker
 from tradeserve_client.budget import ClockNs
 from tradeserve_client.errors import CallError, reason_of_number
-from tradeserve_client.fan_out import ALARM_LEAD_NS, OnLate
+from tradeserve_client.fan_out import OnLate
 from tradeserve_client.lane import MIN_CALL_NS
 from tradeserve_client.message_stream import MessageStream
 from tradeserve_client.similarity import (
@@ -48,7 +49,6 @@ class _Waiting:
     query: SearchQuery
     call: CallRecord
     future: asyncio.Future[Outcome[Matches]]
-    alarm: asyncio.TimerHandle | None = None
     settled: bool = False
 
 
@@ -103,6 +103,7 @@ class SearchStream:
         self._clock_ns = clock_ns
         self._on_late = on_late
         self._waiting: dict[str, _Waiting] = {}
+        self._alarm: Alarm[str] = Alarm(self._give_up)
         self._stream: MessageStream | None = None
         self._opened = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -159,18 +160,16 @@ class SearchStream:
         request_id = request_id or str(uuid7())
         now_ns = self._clock_ns()
         left_ns = deadline_ns - now_ns
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome[Matches]] = loop.create_future()
+        future: asyncio.Future[Outcome[Matches]] = asyncio.get_running_loop().create_future()
         refusal = self._refusal(now_ns, left_ns)
         stream = self._stream
         if refusal is not None or stream is None:
             reason, detail = refusal or (Reason.DOWN, self._trouble)
             future.set_result(NoAnswer(reason, detail, CallRecord(SERVICE, "", 0, deadline_ns, 0)))
             return PendingSearch(request_id, future)
-        waiting = _Waiting(query, CallRecord(SERVICE, request_id, now_ns, deadline_ns, 0), future)
-        delay_ns = max(left_ns - ALARM_LEAD_NS, left_ns // 2)
-        waiting.alarm = loop.call_later(delay_ns / 1e9, self._give_up, request_id)
-        self._waiting[request_id] = waiting
+        call = CallRecord(SERVICE, request_id, now_ns, deadline_ns, 0)
+        self._waiting[request_id] = _Waiting(query, call, future)
+        self._alarm.set_before(request_id, left_ns)
         message = pb.StreamSearchNeighborsRequest(search=search_message(query, request_id))
         message.remaining_duration.FromNanoseconds(left_ns)
         stream.send(message.SerializeToString())
@@ -261,11 +260,11 @@ class SearchStream:
                 self._stream.cancel()
             return
         self._answered = True
-        waiting = self._waiting.pop(response.search.request_id, None)
+        request_id = response.search.request_id
+        waiting = self._waiting.pop(request_id, None)
         if waiting is None:
             return  # answers a search of another stream's life; nobody waits for it
-        if waiting.alarm is not None:
-            waiting.alarm.cancel()
+        self._alarm.clear(request_id)
         call = replace(waiting.call, received_ns=received_ns)
         late_ns = received_ns - call.deadline_ns
         # Given up just before the deadline and answered just after the alarm: not used either way.
@@ -305,6 +304,5 @@ class SearchStream:
     def _fail_all(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for search in waiting.values():
-            if search.alarm is not None:
-                search.alarm.cancel()
+            self._alarm.clear(search.call.request_id)
             self._end(search, NoAnswer(Reason.DOWN, self._trouble or "the stream was closed", search.call))

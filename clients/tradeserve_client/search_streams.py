@@ -15,6 +15,7 @@ from functools import partial
 
 from uuid_utils import uuid7
 
+from tradeserve_client.alarm import Alarm
 from tradeserve_client.answers import Answer, Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import BreakerState
 from tradeserve_client.budget import ClockNs
@@ -48,6 +49,7 @@ class ReplicatedSearch(PendingSearch):
         started_ns: int,
         deadline_ns: int,
         may_ask: Callable[[SearchStream], bool],
+        alarm: Alarm[ReplicatedSearch],
     ) -> None:
         super().__init__(request_id, future)
         self._query = query
@@ -55,7 +57,7 @@ class ReplicatedSearch(PendingSearch):
         self._deadline_ns = deadline_ns
         self._may_ask = may_ask
         self._sent: list[_Sent] = []
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = alarm
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -68,8 +70,7 @@ class ReplicatedSearch(PendingSearch):
         self._stop()
 
     def _stop(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.clear(self)
         for sent in self._sent:
             sent.pending.cancel()
 
@@ -95,6 +96,7 @@ class SearchStreams:
         self._clock_ns = clock_ns
         self._sample = LatencySample()
         self._hedges = HedgeBudget(self._resilience.hedge_share)
+        self._alarm: Alarm[ReplicatedSearch] = Alarm(self._hedge)
         self._next = 0
 
     def start(
@@ -107,9 +109,9 @@ class SearchStreams:
             deadline_ns: Monotonic.
             may_ask: Whose servers count; all when None.
         """
-        loop, now_ns = asyncio.get_running_loop(), self._clock_ns()
+        future, now_ns = asyncio.get_running_loop().create_future(), self._clock_ns()
         search = ReplicatedSearch(
-            str(uuid7()), loop.create_future(), query, now_ns, deadline_ns, may_ask or _anyone
+            str(uuid7()), future, query, now_ns, deadline_ns, may_ask or _anyone, self._alarm
         )
         self.counts.calls += 1
         self._hedges.earn()
@@ -122,7 +124,7 @@ class SearchStreams:
         self._send(search, stream, Cause.FIRST)
         delay_ns = self._sample.p95_ns if self._resilience.hedge else 0
         if delay_ns and delay_ns + MIN_CALL_NS < deadline_ns - now_ns:
-            search._alarm = loop.call_later(delay_ns / 1e9, self._hedge, search)
+            self._alarm.set(search, delay_ns / 1e9)
         return search
 
     def _pick(self, search: ReplicatedSearch, without: SearchStream | None = None) -> SearchStream | None:

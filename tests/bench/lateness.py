@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from bench.context import Bench, UnavailableError
 from bench.figures import Figure, median
 from bench.in_process import MODELS, InProcess, window_of
+from tradeserve_client.alarm import ALARM_LEAD_NS
 from tradeserve_client.answers import Answer, Outcome, Reason
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.channel import Transport
-from tradeserve_client.fan_out import ALARM_LEAD_NS, FanOut
+from tradeserve_client.fan_out import FanOut
 from tradeserve_client.inference import Inference, PreparedModel
 from tradeserve_client.lane import Lane
 from tradeserve_client.triton import TritonClient

@@ -500,7 +500,7 @@ async def test_no_late_answer_is_returned_whatever_is_retried_and_hedged(
     )
     clients.append(client)
     if alarm == "with only the clock":
-        client._caller._fan_out.alarm_lead_ns = -50_000_000  # late answers do arrive as OK then
+        client._caller._fan_out.alarm.lead_ns = -50_000_000  # late answers do arrive as OK then
     await warm(client)
     for _ in range(60):  # so that hedges begin at what is usual when nothing is slow
         await infer(client)

@@ -97,3 +97,29 @@ async def test_many_calls_share_one_timer_of_the_loop(monkeypatch: pytest.Monkey
         alarm.set(call, 3600)
         alarm.clear(call)
     assert len(timers) == 1
+
+
+async def test_what_fails_at_its_time_does_not_keep_the_others_from_theirs() -> None:
+    alarm, other = Alarm(methodcaller("cancel")), Call()
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, told: failures.append(told["exception"]))
+
+    class Broken(Call):
+        def cancel(self) -> None:
+            raise RuntimeError("broken")
+
+    alarm.set(Broken(), 0.01)
+    alarm.set(other, 0.01)
+    await cancelled(other)
+    assert [str(failure) for failure in failures] == ["broken"]
+
+
+@pytest.mark.parametrize(("left_ms", "rings_after_ms"), [(50, 48.8), (2, 1.0), (1, 0.5)])
+async def test_it_rings_before_a_deadline_and_leaves_a_short_call_half_of_its_time(
+    left_ms: int, rings_after_ms: float
+) -> None:
+    alarm, call, loop = Alarm(methodcaller("cancel")), Call(), asyncio.get_running_loop()
+    began_s = loop.time()
+    alarm.set_before(call, left_ms * 1_000_000)
+    set_s = alarm._due[call] - rings_after_ms / 1e3
+    assert began_s - 1e-9 <= set_s <= loop.time() + 1e-9
