@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 
+from tradeserve_client.answers import Answer, Outcome, Reason
+from tradeserve_client.lane import MIN_CALL_NS
+
 _RECENT = 256
 _REFRESH = 16
+_MAX_SERVICES = 256
 MIN_SAMPLES = 32
 
 
@@ -68,3 +72,51 @@ class HedgeBudget:
             return False
         self._saved -= 1.0
         return True
+
+
+class Hedging:
+    """When calls are sent a second time because their answer is slow.
+
+    Attributes:
+        budget: Of hedges.
+    """
+
+    __slots__ = ("_is_on", "_samples", "budget")
+
+    def __init__(self, share: float, *, is_on: bool) -> None:
+        """Make it.
+
+        Args:
+            share: Hedges per call at most.
+            is_on: Whether there are any.
+        """
+        self.budget = HedgeBudget(share)
+        self._is_on = is_on
+        self._samples: dict[str, LatencySample] = {}
+
+    def delay_ns(self, service: str, left_ns: int) -> int:
+        """Return after how long a call that has this much time is sent again; 0 when it is not."""
+        sample = self._samples.get(service) if self._is_on else None
+        p95_ns = sample.p95_ns if sample else 0
+        return p95_ns if p95_ns and p95_ns + MIN_CALL_NS < left_ns else 0
+
+    def note(self, outcome: Outcome[object], began_ns: int) -> None:
+        """Learn from a call how long it was waited for, from its first sending on.
+
+        From the hedge's own sending on, the sample would forget that some answers are slow, and hedge ever sooner.
+        """
+        call = outcome.call
+        if not self._is_on:
+            return
+        if isinstance(outcome, Answer):
+            self._sample(call.service).add(call.received_ns - began_ns)
+        elif outcome.reason is Reason.LATE and call.sent_ns:
+            self._sample(call.service).add(call.deadline_ns - began_ns)
+
+    def _sample(self, service: str) -> LatencySample:
+        sample = self._samples.get(service)
+        if sample is None:
+            if len(self._samples) >= _MAX_SERVICES:
+                self._samples.pop(next(iter(self._samples)))
+            sample = self._samples[service] = LatencySample()
+        return sample

@@ -12,9 +12,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from tradeserve_client.answers import Answer, Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
+from tradeserve_client.answers import Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
 from tradeserve_client.fan_out import CallGroup, FanOut, PendingCall, Request
-from tradeserve_client.hedging import HedgeBudget, LatencySample
+from tradeserve_client.hedging import Hedging
 from tradeserve_client.lane import MIN_CALL_NS
 from tradeserve_client.metadata import Metadata, headers_for
 from tradeserve_client.replicas import Replica, ReplicaSet, any_ready
@@ -24,8 +24,8 @@ T = TypeVar("T")
 OnOutcome: TypeAlias = "Callable[[Outcome[object]], None]"
 """Called with what every call gave back, e.g. CallMetrics.observe."""
 
-_PROBE_NS = 1_000_000_000
-_MAX_SAMPLES = 256
+PROBE_NS = 1_000_000_000
+"""How long a probe may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,9 @@ class Caller:
         self._fan_out = fan_out
         self._probing = FanOut(clock_ns=fan_out.clock_ns)
         self._resilience = resilience or Resilience()
-        self._may_hedge = self._resilience.hedge and len(replicas.replicas) > 1
-        self._hedges = HedgeBudget(self._resilience.hedge_share)
-        self._samples: dict[str, LatencySample] = {}
+        self._hedging = Hedging(
+            self._resilience.hedge_share, is_on=self._resilience.hedge and len(replicas.replicas) > 1
+        )
         self._background: set[asyncio.Task[Any]] = set()
         self._probed: set[tuple[Replica, str]] = set()
 
@@ -136,7 +136,7 @@ class Caller:
         self.replicas.open()
         self.counts.calls += 1
         if not once:
-            self._hedges.earn()
+            self._hedging.budget.earn()
             self._probe(service, request, allowed, metadata)
         replica = self.replicas.pick(service, self.method, allowed)
         if replica is None:
@@ -144,13 +144,14 @@ class Caller:
             return Called(NoAnswer(Reason.DOWN, "no server may be asked", record), None)
         with self._fan_out.group(deadline_ns) as group:
             first = self._start(group, replica, service, request, metadata)
-            delay_ns = 0 if once else self._hedge_delay_ns(service, first, deadline_ns, allowed)
+            left_ns = deadline_ns - self._fan_out.clock_ns()
+            delay_ns = 0 if once else self._hedging.delay_ns(service, left_ns)
             if delay_ns:
                 called = await self._hedged(group, first, delay_ns, service, request, allowed, metadata)
             else:
                 first.outcome = await first.pending.outcome()
                 called = Called(first.outcome, replica, self._told(first))
-            self._note(service, called.outcome)
+            self._hedging.note(called.outcome, first.pending.sent_ns)
         return (
             called if once else await self.retried(called, service, request, deadline_ns, allowed, metadata)
         )
@@ -201,7 +202,7 @@ class Caller:
         with self._fan_out.group(deadline_ns) as group:
             second = self._start(group, again, service, request, metadata, Cause.RETRY)
             second.outcome = await second.pending.outcome()
-        self._note(service, second.outcome)
+        self._hedging.note(second.outcome, second.pending.sent_ns)
         return Called(second.outcome, again, (*called.attempts, *self._told(second)))
 
     async def _retry_at(
@@ -222,17 +223,6 @@ class Caller:
 
     # --- hedges -----------------------------------------------------------------------------------
 
-    def _hedge_delay_ns(
-        self, service: str, first: _Sent[T], deadline_ns: int, allowed: Callable[[Replica], bool]
-    ) -> int:
-        """Return after how long a hedge would go out; 0 when none may."""
-        if not self._may_hedge:
-            return 0
-        sample = self._samples.get(service)
-        p95_ns = sample.p95_ns if sample else 0
-        left_ns = deadline_ns - self._fan_out.clock_ns()
-        return p95_ns if p95_ns and p95_ns + MIN_CALL_NS < left_ns else 0
-
     async def _hedged(
         self,
         group: CallGroup,
@@ -243,14 +233,13 @@ class Caller:
         allowed: Callable[[Replica], bool],
         metadata: Metadata | None,
     ) -> Called[T]:
-        start_ns = self._fan_out.clock_ns()
         other: Replica | None = None
         if not await first.pending.ends_within(delay_ns):
             other = self.replicas.pick(service, self.method, allowed, without=first.replica)
         if (
             other is None
             or not self.replicas.is_well(other, service, self.method)
-            or not self._hedges.spend()
+            or not self._hedging.budget.spend()
         ):
             first.outcome = await first.pending.outcome()
             return Called(first.outcome, first.replica, self._told(first))
@@ -258,18 +247,14 @@ class Caller:
         hedge = self._start(group, other, service, request, metadata, Cause.HEDGE)
         attempts = {self._spawn(sent.pending.outcome()): sent for sent in (first, hedge)}
         try:
-            return await self._first_answer(attempts, first, service, start_ns)
+            return await self._first_answer(attempts, first)
         except asyncio.CancelledError:
             for task in attempts:
                 task.cancel()
             raise
 
     async def _first_answer(
-        self,
-        attempts: dict[asyncio.Task[Outcome[T]], _Sent[T]],
-        first: _Sent[T],
-        service: str,
-        start_ns: int,
+        self, attempts: dict[asyncio.Task[Outcome[T]], _Sent[T]], first: _Sent[T]
     ) -> Called[T]:
         """Return the first answer; without one, what became of the first attempt."""
         running = set(attempts)
@@ -284,30 +269,10 @@ class Caller:
                     attempts[loser].pending.abandon()
                 if attempt is not first:
                     self.counts.hedge_wins += 1
-                    # How long the first one was waited for; without it the sample would forget
-                    # that some answers are slow, and hedge ever sooner.
-                    self._sample(service).add(self._fan_out.clock_ns() - start_ns)
                 return Called(outcome, attempt.replica, self._told(*attempts.values()))
         assert first.outcome is not None
         # Both attempts are used up: nothing is left to be sent again.
         return Called(first.outcome, None, self._told(*attempts.values()))
-
-    def _note(self, service: str, outcome: Outcome[T]) -> None:
-        if not self._may_hedge:
-            return
-        call = outcome.call
-        if isinstance(outcome, Answer):
-            self._sample(service).add(call.round_trip_ns)
-        elif outcome.reason is Reason.LATE and call.sent_ns:
-            self._sample(service).add(call.deadline_ns - call.sent_ns)
-
-    def _sample(self, service: str) -> LatencySample:
-        sample = self._samples.get(service)
-        if sample is None:
-            if len(self._samples) >= _MAX_SAMPLES:
-                self._samples.pop(next(iter(self._samples)))
-            sample = self._samples[service] = LatencySample()
-        return sample
 
     # --- probes -----------------------------------------------------------------------------------
 
@@ -337,7 +302,7 @@ class Caller:
         self, replica: Replica, service: str, request: Request[T], metadata: Metadata | None
     ) -> None:
         try:
-            with self._probing.group(self._fan_out.clock_ns() + _PROBE_NS) as group:
+            with self._probing.group(self._fan_out.clock_ns() + PROBE_NS) as group:
                 await self._start(group, replica, service, request, metadata).pending.outcome()
         finally:
             self._probed.discard((replica, service))

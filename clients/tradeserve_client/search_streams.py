@@ -16,16 +16,14 @@ from functools import partial
 from uuid_utils import uuid7
 
 from tradeserve_client.alarm import Alarm
-from tradeserve_client.answers import Answer, Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
+from tradeserve_client.answers import Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import BreakerState
 from tradeserve_client.budget import ClockNs
-from tradeserve_client.hedging import HedgeBudget, LatencySample
+from tradeserve_client.hedging import Hedging
 from tradeserve_client.lane import MIN_CALL_NS
-from tradeserve_client.resilience import CallCounts, Resilience
+from tradeserve_client.resilience import PROBE_NS, CallCounts, Resilience
 from tradeserve_client.search_stream import PendingSearch, SearchStream
 from tradeserve_client.similarity import SERVICE, Matches, SearchQuery
-
-_PROBE_NS = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -94,8 +92,7 @@ class SearchStreams:
         self.counts = CallCounts()
         self._resilience = resilience or Resilience()
         self._clock_ns = clock_ns
-        self._sample = LatencySample()
-        self._hedges = HedgeBudget(self._resilience.hedge_share)
+        self._hedging = Hedging(self._resilience.hedge_share, is_on=self._resilience.hedge)
         self._alarm: Alarm[ReplicatedSearch] = Alarm(self._hedge)
         self._next = 0
 
@@ -114,7 +111,7 @@ class SearchStreams:
             str(uuid7()), future, query, now_ns, deadline_ns, may_ask or _anyone, self._alarm
         )
         self.counts.calls += 1
-        self._hedges.earn()
+        self._hedging.budget.earn()
         self._probe(search)
         stream = self._pick(search)
         if stream is None:
@@ -122,8 +119,8 @@ class SearchStreams:
             search._future.set_result(NoAnswer(Reason.DOWN, "no server may be asked", record))
             return search
         self._send(search, stream, Cause.FIRST)
-        delay_ns = self._sample.p95_ns if self._resilience.hedge else 0
-        if delay_ns and delay_ns + MIN_CALL_NS < deadline_ns - now_ns:
+        delay_ns = self._hedging.delay_ns(SERVICE, deadline_ns - now_ns)
+        if delay_ns:
             self._alarm.set(search, delay_ns / 1e9)
         return search
 
@@ -162,7 +159,7 @@ class SearchStreams:
                 outcome = first
         elif sent.cause is Cause.HEDGE:
             self.counts.hedge_wins += 1
-        self._note(search, outcome)
+        self._hedging.note(outcome, search._started_ns)
         search._future.set_result(outcome)
         search._stop()
 
@@ -181,19 +178,9 @@ class SearchStreams:
         if search._future.done() or len(search._sent) > 1:
             return
         other = self._other(search)
-        if other is not None and self._hedges.spend():
+        if other is not None and self._hedging.budget.spend():
             self.counts.hedges += 1
             self._send(search, other, Cause.HEDGE)
-
-    def _note(self, search: ReplicatedSearch, outcome: Outcome[Matches]) -> None:
-        """Count how long a search was waited for, from its first sending on.
-
-        From the hedge's own sending on, the sample would forget that some answers are slow.
-        """
-        if isinstance(outcome, Answer):
-            self._sample.add(outcome.call.received_ns - search._started_ns)
-        elif outcome.reason is Reason.LATE:
-            self._sample.add(search._deadline_ns - search._started_ns)
 
     def _probe(self, search: ReplicatedSearch) -> None:
         """Send a copy to who is half open: the search itself must not find out whether it is well."""
@@ -205,7 +192,7 @@ class SearchStreams:
         if waiting and any(stream.is_well and search._may_ask(stream) for stream in self.streams):
             for stream in waiting:
                 self.counts.probes += 1
-                stream.start(search._query, self._clock_ns() + _PROBE_NS)
+                stream.start(search._query, self._clock_ns() + PROBE_NS)
 
 
 def _anyone(_stream: SearchStream) -> bool:

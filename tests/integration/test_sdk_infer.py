@@ -428,7 +428,7 @@ async def test_a_slow_answer_is_overtaken_by_a_hedge_within_its_share_of_load(
     await warm(client)
     for _ in range(2_000):  # a busy machine is slow by itself, and hedges for that are spent too
         assert isinstance(await infer(client), Answer)
-        if client.counts.calls > 60 and client._caller._hedges._saved >= 2:
+        if client.counts.calls > 60 and client._caller._hedging.budget._saved >= 2:
             break
     cluster.models[0].delay_s = lambda: 30.0
     overtaken = [
@@ -439,6 +439,21 @@ async def test_a_slow_answer_is_overtaken_by_a_hedge_within_its_share_of_load(
     assert client.counts.hedges <= 0.05 * client.counts.calls + 1e-9
     lane = client.replicas.replicas[0].lane("lstm_cnn", client._caller.method)
     await until(lambda: lane.in_flight == 0)  # who lost was cancelled
+
+
+async def test_an_overtaken_call_is_remembered_once(cluster: Cluster, clients: list[TritonClient]) -> None:
+    """With the hedge's own short wait beside it, the sample would hedge ever sooner."""
+    client = TritonClient(cluster.targets, resilience=Resilience(hedge=True, hedge_share=0.5))
+    clients.append(client)
+    await warm(client)
+    for _ in range(60):
+        assert isinstance(await infer(client), Answer)
+    cluster.models[0].delay_s = lambda: 30.0
+    wins = client.counts.hedge_wins
+    for _ in range(4):
+        assert isinstance(await infer(client), Answer)
+    assert client.counts.hedge_wins > wins
+    assert len(client._caller._hedging._samples["lstm_cnn"]._recent) == client.counts.calls
 
 
 async def test_hedges_need_another_replica_and_a_budget(
