@@ -1,5 +1,5 @@
-"""Have our server read generated charts that it was not trained on, under vLLM and its grammar, and count what is right
-from the pattern to the signal.
+"""Count what our server reads right, under vLLM and its grammar, of generated charts that it was not trained on.
+
 `build/venv/bin/python tests/acceptance/reader_accuracy.py --charts 504`; needs build/venv-vllm and the export extra.
 """
 
@@ -17,18 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / "tests"))
 
+from acceptance.reading import read_charts  # noqa: E402
 from fakes.planted_charts import planted_chart  # noqa: E402
 from model_export.chart_patterns import FAMILIES, Family  # noqa: E402
 from model_export.pattern_shapes import NONE  # noqa: E402
 from model_export.vlm.answers import SIGNALS  # noqa: E402
 from model_export.vlm.evaluate import share  # noqa: E402
-from tradeserve_client.answers import Answer  # noqa: E402
-from tradeserve_client.chart_reading import ChartReadingClient  # noqa: E402
-from tradeserve_client.replicas import ReplicaLimits  # noqa: E402
 from vision_processes import vision_on  # noqa: E402
-
-_AT_ONCE = 32
-_BUDGET_S = 300.0
 
 
 @dataclass(slots=True)
@@ -50,28 +45,18 @@ class Tally:
 
 async def read(address: str, family: Family, charts: int, shown: int) -> Tally:
     """Have charts read; print the first `shown` answers."""
-    client = ChartReadingClient(address, limits=ReplicaLimits(max_in_flight=2 * _AT_ONCE))
+    asked = [planted_chart(number, family) for number in range(charts)]
+    read = await read_charts(address, [query for query, _ in asked])
     tally = Tally()
-    try:
-        for first in range(0, charts, _AT_ONCE):
-            asked = [planted_chart(number, family) for number in range(first, min(first + _AT_ONCE, charts))]
-            outcomes = await asyncio.gather(
-                *(client.read_chart(query, budget=_BUDGET_S) for query, _ in asked)
-            )
-            for number, ((_, pattern), outcome) in enumerate(zip(asked, outcomes, strict=True), first):
-                if not isinstance(outcome, Answer) or outcome.value.record is None:
-                    raise RuntimeError(f"a chart was not read: {outcome}")
-                reading = outcome.value
-                named = reading.patterns[0] if reading.patterns else NONE
-                tally.patterns.append(named == pattern)
-                tally.signals.append(reading.signal.name == SIGNALS[pattern].name)
-                tally.trusted.append(not reading.contradictions)
-                if named != pattern:
-                    tally.confused[(pattern, named)] += 1
-                if number < shown:
-                    print(f"{pattern}, trust {reading.trust}: {outcome.value.record.raw_output}")
-    finally:
-        await client.close()
+    for number, ((_, pattern), (reading, record)) in enumerate(zip(asked, read, strict=True)):
+        named = reading.patterns[0] if reading.patterns else NONE
+        tally.patterns.append(named == pattern)
+        tally.signals.append(reading.signal.name == SIGNALS[pattern].name)
+        tally.trusted.append(not reading.contradictions)
+        if named != pattern:
+            tally.confused[(pattern, named)] += 1
+        if number < shown:
+            print(f"{pattern}, trust {reading.trust}: {record.raw_output}")
     return tally
 
 

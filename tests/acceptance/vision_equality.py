@@ -21,16 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / "tests"))
 
+from acceptance.reading import read_charts  # noqa: E402
 from fakes.charts_to_read import chart_query  # noqa: E402
-from tradeserve_client.answers import Answer  # noqa: E402
-from tradeserve_client.chart_reading import ChartQuery, ChartReadingClient  # noqa: E402
-from tradeserve_client.replicas import ReplicaLimits  # noqa: E402
+from tradeserve_client.chart_reading import ChartQuery  # noqa: E402
 from vision_processes import VLLM_VENV, vision_on  # noqa: E402
 from vision_prompt import answer_schema  # noqa: E402
 from vision_server.checkpoint import PACKAGED, load_card  # noqa: E402
 
-_AT_ONCE = 32
-_BUDGET_S = 300.0
 _FIRST_SEED = 50_000
 
 
@@ -60,28 +57,15 @@ async def compare(
         folder: For the questions.
         query_of: Makes a question of a number.
     """
-    client = ChartReadingClient(address, limits=ReplicaLimits(max_in_flight=2 * _AT_ONCE))
+    queries = [query_of(_FIRST_SEED + number) for number in range(charts)]
+    records = [record for _, record in await read_charts(address, queries)]
+    ours = [record.raw_output for record in records]
+    most = load_card(PACKAGED / "card.json").sampling.max_tokens
     jobs: list[str] = []
-    ours: list[str] = []
-    sampling = load_card(PACKAGED / "card.json").sampling
-    try:
-        for first in range(0, charts, _AT_ONCE):
-            seeds = range(_FIRST_SEED + first, _FIRST_SEED + min(first + _AT_ONCE, charts))
-            queries = [query_of(seed) for seed in seeds]
-            outcomes = await asyncio.gather(
-                *(client.read_chart(query, budget=_BUDGET_S) for query in queries)
-            )
-            for query, outcome in zip(queries, outcomes, strict=True):
-                if not isinstance(outcome, Answer) or outcome.value.record is None:
-                    raise RuntimeError(f"a chart was not read: {outcome}")
-                record = outcome.value.record
-                before, after = record.prompt.split("{chart}")
-                job = {"before": before, "after": after, "schema": answer_schema()}
-                png = base64.b64encode(query.chart_png).decode()
-                jobs.append(json.dumps({**job, "png": png, "max_tokens": sampling.max_tokens}))
-                ours.append(record.raw_output)
-    finally:
-        await client.close()
+    for query, record in zip(queries, records, strict=True):
+        before, after = record.prompt.split("{chart}")
+        job = {"before": before, "after": after, "schema": answer_schema(), "max_tokens": most}
+        jobs.append(json.dumps({**job, "png": base64.b64encode(query.chart_png).decode()}))
     questions = folder / "questions.jsonl"
     questions.write_text("\n".join(jobs) + "\n")
     python, script = VLLM_VENV / "bin" / "python", Path(__file__).with_name("hf_generate.py")
