@@ -48,11 +48,11 @@ class Read:
         return str(self.answer.patterns[0]) if self.answer.patterns else NONE
 
 
-def read_all(reader: Reader, dialogue: Dialogue, shard: Shard, most: int = 100_000) -> list[Read]:
+def read_all(reader: Reader, dialogue: Dialogue, shard: Shard) -> list[Read]:
     """Have charts read, always with the likeliest token; nothing guides the decoding."""
     reader.eval()
     groups: dict[int, list[int]] = defaultdict(list)
-    for index in range(min(len(shard), most)):
+    for index in range(len(shard)):
         groups[len(dialogue.question(shard.contexts[index]))].append(index)
     reads: dict[int, Read] = {}
     for members in groups.values():

@@ -108,10 +108,8 @@ def shrink(pixels: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.BICUBIC))
 
 
-def make_example(
-    seed: Sequence[int], family: Family, side_px: int, pattern: str | None = None
-) -> tuple[Example, NDArray[np.uint8]]:
-    """Return an example and its chart before it was shrunk."""
+def make_example(seed: Sequence[int], family: Family, side_px: int, pattern: str | None = None) -> Example:
+    """Return an example; the same seed gives the same one."""
     rng = np.random.default_rng(seed)
     series = plant(rng, family, pattern)
     symbol = random_symbol(rng)
@@ -119,7 +117,7 @@ def make_example(
     # Words have a source of their own: other words leave the pictures as they are.
     context, answer = words_of(np.random.default_rng((*seed, _WORDS)), series, symbol)
     image = shrink(chart.pixels, side_px)
-    return Example(image, truth_of(series), context, answer, path_of(series)), chart.pixels
+    return Example(image, truth_of(series), context, answer, path_of(series))
 
 
 def words_of(rng: np.random.Generator, series: PlantedSeries, symbol: str) -> tuple[str, str]:
@@ -155,7 +153,7 @@ def write_shard(
     paths = np.empty((count, PATH_POINTS), np.float32)
     rows = []
     for index in range(count):
-        example, _ = make_example((*seed, index), family, side_px, patterns[index % len(patterns)])
+        example = make_example((*seed, index), family, side_px, patterns[index % len(patterns)])
         images[index], paths[index] = example.image, example.path
         truth = example.truth
         rows.append([truth.pattern, truth.upper, truth.lower, truth.clarity, example.context, example.answer])

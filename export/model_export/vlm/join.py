@@ -13,15 +13,13 @@ from torch import Tensor
 from model_export.vlm.codes import directions, loss_of, targets
 from model_export.vlm.dialogue import Dialogue
 from model_export.vlm.examples import Shard
-from model_export.vlm.lesson import Figures, pick, rounded, run_lesson
+from model_export.vlm.lesson import REPORT_EVERY, WATCHED, Figures, pick, rounded, run_lesson
 from model_export.vlm.look import harder, images_of, varied
 from model_export.vlm.optimise import Optimiser
 from model_export.vlm.reader import Reader, hidden_of, loss_and_hits
 
 _RATE, _MATRIX_RATE = 6e-4, 0.003
 _CODE_SHARE = 1.0
-_REPORT_EVERY = 100
-_WATCHED = 280
 _PATTERN_TOKENS = 5
 """Tokens of an answer up to and with the pattern's name: {", reasoning, ":, ", the name."""
 
@@ -74,14 +72,14 @@ def train_joined(
     steps: int,
     batch_size: int = 16,
     save: Path | None = None,
-) -> Reader:
+) -> None:
     """Train the whole reader; the same arguments give the same weights on one machine.
 
     Args:
         reader: Its halves already trained apart.
         dialogue: The layout.
         shards: Training examples.
-        watched: To report on; nothing is chosen by it.
+        watched: To report on; no weight depends on it.
         seed: Of the batches.
         steps: Optimiser steps.
         batch_size: Charts per step.
@@ -106,8 +104,7 @@ def train_joined(
         rng,
         steps,
         one,
-        report_every=_REPORT_EVERY,
-        report=lambda: rounded(check(reader, dialogue, watched, _WATCHED)),
+        report_every=REPORT_EVERY,
+        report=lambda: rounded(check(reader, dialogue, watched, WATCHED)),
         save=save,
     )
-    return reader

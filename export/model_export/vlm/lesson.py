@@ -14,6 +14,10 @@ from model_export.vlm.examples import Shard
 from model_export.vlm.optimise import Optimiser
 
 Figures = Mapping[str, float]
+REPORT_EVERY = 100
+"""Steps of a lesson with pictures between its lines."""
+WATCHED = 280
+"""Charts that such a line tells of."""
 _WARM_UP_STEPS = 50
 _FALLING_SHARE = 0.6
 _AGAIN = 0.6

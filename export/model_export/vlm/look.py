@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from model_export.pattern_shapes import GAPS, NONE, PATTERN_NAMES
 from model_export.vlm.codes import GROUPS, directions, loss_of, targets
 from model_export.vlm.examples import PATH_POINTS, Shard
-from model_export.vlm.lesson import Figures, pick, rounded, run_lesson
+from model_export.vlm.lesson import REPORT_EVERY, WATCHED, Figures, pick, rounded, run_lesson
 from model_export.vlm.optimise import Optimiser
 from model_export.vlm.vision_tower import VisionTower
 
 _RATE, _MATRIX_RATE = 1e-3, 0.01
-GAIN = 4.0
+_GAIN = 4.0
 """For a tower that begins: its first words are faint."""
 _PATH_WEIGHT = 30.0
-_REPORT_EVERY = 100
-_WATCHED = 280
 _ZOOM, _SHIFT_PX = 0.08, 6
 _INVERTED_SHARE = 0.3
-HARD_SHARE = 0.2
+HARD = (*GAPS, NONE)
+"""What is hardest to tell apart."""
+_HARD_SHARE = 0.2
 
 
 def images_of(shards: Sequence[Shard], places: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
@@ -54,13 +54,13 @@ def varied(rng: np.random.Generator, images: NDArray[np.uint8]) -> NDArray[np.ui
 
 
 def harder(
-    rng: np.random.Generator, places: Sequence[tuple[int, int]], hard_share: float = HARD_SHARE
+    rng: np.random.Generator, places: Sequence[tuple[int, int]], hard_share: float = _HARD_SHARE
 ) -> list[tuple[int, int]]:
-    """Return the places, some of them exchanged for gaps and for charts without a pattern.
+    """Return the places, some of them exchanged for what is hardest to tell apart.
 
-    Patterns come in turn in a shard (`examples.write_shard`).
+    All patterns come in turn in a shard (`examples.write_shard`); in one that has only hard ones any place is of those.
     """
-    turn, hard = len(PATTERN_NAMES), [PATTERN_NAMES.index(name) for name in (*GAPS, NONE)]
+    turn, hard = len(PATTERN_NAMES), [PATTERN_NAMES.index(name) for name in HARD]
     return [
         (which, at - at % turn + hard[int(rng.integers(len(hard)))])
         if rng.random() < hard_share
@@ -99,17 +99,17 @@ def train_tower(
     seed: int,
     steps: int,
     again: int = 0,
-    gain: float = GAIN,
-    hard_share: float = HARD_SHARE,
+    gain: float = _GAIN,
+    hard_share: float = _HARD_SHARE,
     batch_size: int = 48,
     save: Path | None = None,
-) -> VisionTower:
+) -> None:
     """Train the tower; the same arguments give the same weights on one machine.
 
     Args:
-        tower: To train; what its deeper mergers say stays nothing until the halves are joined.
+        tower: To train; its deeper mergers stay as they are.
         shards: Training examples.
-        watched: To report on; nothing is chosen by it.
+        watched: To report on; no weight depends on it.
         seed: Of the batches.
         steps: Optimiser steps.
         again: Steps of a second, fainter round, with more of the charts that are hardest to tell apart.
@@ -150,12 +150,11 @@ def train_tower(
         rng,
         steps,
         one,
-        report_every=_REPORT_EVERY,
+        report_every=REPORT_EVERY,
         again=again,
-        report=lambda: rounded(check(tower, probe, watched, code, _WATCHED)),
+        report=lambda: rounded(check(tower, probe, watched, code, WATCHED)),
         save=save,
     )
     with torch.no_grad():
         for parameter in tower.merger.linear_fc2.parameters():
             parameter.mul_(gain)
-    return tower

@@ -24,18 +24,15 @@ class Reader(nn.Module):
         self.model.language_model = LanguageModel(text)
         self._silence_deeper_mergers()
 
-    def take(self, tower: VisionTower, language: LanguageModel, *, is_joined: bool = False) -> None:
-        """Take the weights of two halves.
-
-        Args:
-            tower: The picture's side.
-            language: The words' side.
-            is_joined: They were joined before; else the deeper mergers begin by adding nothing.
-        """
+    def take(self, tower: VisionTower, language: LanguageModel) -> None:
+        """Take the weights of two halves that were taught apart; the deeper mergers begin by adding nothing."""
         self.tower.load_state_dict(tower.state_dict())
         self.language.load_state_dict(language.state_dict())
-        if not is_joined:
-            self._silence_deeper_mergers()
+        self._silence_deeper_mergers()
+
+    def speak_with(self, language: LanguageModel) -> None:
+        """Exchange the words' side."""
+        self.model.language_model = language
 
     def _silence_deeper_mergers(self) -> None:
         for merger in self.tower.deepstack_merger_list:

@@ -1,4 +1,4 @@
-"""The whole course, from a seed to a checkpoint: examples, three lessons, an examination, a card."""
+"""The whole course, from a seed to a checkpoint: examples, three lessons in rounds, an examination, a card."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from typing import Any
 import torch
 
 from model_export.chart_patterns import HELD_OUT, REAL, TRAINING, Family
-from model_export.pattern_shapes import GAPS, NONE, PATTERN_NAMES
+from model_export.pattern_shapes import PATTERN_NAMES
 from model_export.vlm.checkpoint import CARD, WEIGHTS, load_weights, write_checkpoint
 from model_export.vlm.dialogue import Dialogue, make_dialogue
 from model_export.vlm.evaluate import figures, read_all
 from model_export.vlm.examples import Shard, read_shard, write_shard
 from model_export.vlm.join import train_joined
 from model_export.vlm.language_model import LanguageModel
-from model_export.vlm.look import train_tower
+from model_export.vlm.look import HARD, train_tower
 from model_export.vlm.reader import Reader
 from model_export.vlm.reader_card import card_of
 from model_export.vlm.shape import TextShape, VisionShape
-from model_export.vlm.speak import train_language, translated
+from model_export.vlm.speak import begin_looking_back, begin_with_codes, train_language, translated
+from model_export.vlm.tokenizer import Vocabulary
 from model_export.vlm.vision_tower import VisionTower
 
 SEED = 1
-_LATER, _HARD_SHARE = 1000, 0.4
-_UNSEEN = 100
-"""Apart from all other seeds: the charts of the examination, which no figure was watched on."""
+_EXAMINED = ("watched", "validation", "real", "held_out")
+_ROUNDS = ("", "-again", "-last")
+_ROUND_SEEDS = 1000
+"""Between the seeds of one round's batches and the next one's."""
+_HARD_SHARE = 0.4
+"""Of the charts that a tower sees which is taught again."""
 _THREADS = 2
 """Of all lessons with pictures; another number gives other last digits."""
 
@@ -42,8 +46,8 @@ class Recipe:
     Attributes:
         shards: Of training examples, for the first and second lesson.
         fresh_shards: Of further ones, for the third.
-        shard_examples: Examples of each; a multiple of the number of patterns has them equally often.
-        held_out_examples: From the held-out family, to be watched on, and as many others to be examined on.
+        shard_examples: Examples of each; a multiple of the number of patterns, so that each comes equally often.
+        held_out_examples: From the held-out family, to be watched on, and as many others only to be examined on.
         validation_examples: New ones from the training family, only to be examined on.
         real_examples: With real moves in their order, only to be examined on.
         tower_steps: Of the first lesson's first round.
@@ -54,7 +58,7 @@ class Recipe:
         looked_again: Of the first again, on all training examples.
         spoken_again: Of the second again, without blanks in the answers.
         joined_again: Of the third again.
-        hard_shards: Of further examples, only of what is hardest to tell apart: gaps, and charts without a pattern.
+        hard_shards: Of further examples, only of what is hardest to tell apart (`look.HARD`).
         looked_last: Of the first lesson once more, with these.
         joined_last: Of the third once more, with these.
     """
@@ -76,6 +80,47 @@ class Recipe:
     hard_shards: int = 4
     looked_last: int = 500
     joined_last: int = 500
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where a shard would end before all patterns have had their turn (`look.harder`)."""
+        if self.shard_examples % len(PATTERN_NAMES):
+            raise ValueError(
+                f"shard_examples is {self.shard_examples}; a multiple of {len(PATTERN_NAMES)} is needed"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Shards of one kind.
+
+    Attributes:
+        name: Of the kind, and of its folders.
+        seed: Added to the course's; no two kinds have the same. That of the examination lies apart from all others.
+        shards: How many.
+        examples: Of each.
+        family: Of the series.
+        patterns: That come in turn.
+    """
+
+    name: str
+    seed: int
+    shards: int
+    examples: int
+    family: Family
+    patterns: Sequence[str] = PATTERN_NAMES
+
+
+def kinds_of(recipe: Recipe) -> tuple[Kind, ...]:
+    """Return what a recipe wants made."""
+    return (
+        Kind("training", 0, recipe.shards, recipe.shard_examples, TRAINING),
+        Kind("watched", 1, 1, recipe.held_out_examples, HELD_OUT),
+        Kind("validation", 2, 1, recipe.validation_examples, TRAINING),
+        Kind("real", 3, 1, recipe.real_examples, REAL),
+        Kind("fresh", 4, recipe.fresh_shards, recipe.shard_examples, TRAINING),
+        Kind("hard", 5, recipe.hard_shards, recipe.shard_examples, TRAINING, HARD),
+        Kind("held_out", 100, 1, recipe.held_out_examples, HELD_OUT),
+    )
 
 
 def make_reader(
@@ -99,159 +144,180 @@ def make_reader(
         seed: Of everything that varies.
         recipe: None: the whole course.
         processes: That make examples; the examples do not depend on it.
-        device: Where to compute; "cuda" is far faster, and gives other weights.
+        device: Where to compute; "cuda", which was never tried, would give other weights.
 
     Returns:
         The card.
     """
     recipe = recipe or Recipe()
     vision = VisionShape()
-    shards, fresh, hard, examined = examples_of(work / f"examples-{seed}", seed, recipe, vision, processes)
+    charts = make_examples(work / f"examples-{seed}", seed, recipe, vision.image_px, processes)
     dialogue = make_dialogue(vision)
+    threads = torch.get_num_threads()
     torch.set_default_device(device)
     try:
-        reader = teach(work, shards, fresh, examined["watched"], dialogue, vision, seed, recipe)
-        reader = teach_last(
-            work, reader, [*shards, *fresh, *hard], examined["watched"], dialogue, seed, recipe
-        )
+        reader = Course(work, seed, recipe, charts).teach(dialogue)
         training = {"seed": seed, "device": device, "recipe": asdict(recipe)}
-        return finish(out, root, reader, dialogue, examined, training)
+        return finish(out, root, reader, dialogue, {name: charts[name][0] for name in _EXAMINED}, training)
     finally:
         torch.set_default_device(None)
+        torch.set_num_threads(threads)
 
 
-def teach(
-    work: Path,
-    shards: list[Shard],
-    fresh: list[Shard],
-    watched: Shard,
-    dialogue: Dialogue,
-    vision: VisionShape,
-    seed: int,
-    recipe: Recipe,
-) -> Reader:
-    """Give the lessons.
+def make_examples(
+    folder: Path, seed: int, recipe: Recipe, side_px: int, processes: int
+) -> dict[str, list[Shard]]:
+    """Return the shards of each kind by its name, made unless they are there."""
+    planned = [(kind, number) for kind in kinds_of(recipe) for number in range(kind.shards)]
+    plans = [
+        (
+            folder / f"{kind.name}-{number:02d}",
+            (seed + kind.seed, number),
+            kind.examples,
+            kind.family,
+            side_px,
+            kind.patterns,
+        )
+        for kind, number in planned
+    ]
+    if processes > 1:
+        with ProcessPoolExecutor(min(processes, os.cpu_count() or 1)) as pool:
+            folders = list(pool.map(write_shard, *zip(*plans, strict=True)))
+    else:
+        folders = [write_shard(*plan) for plan in plans]
+    made: dict[str, list[Shard]] = {kind.name: [] for kind in kinds_of(recipe)}
+    for (kind, _), path in zip(planned, folders, strict=True):
+        made[kind.name].append(read_shard(path))
+    return made
 
-    The first time the language model learns to write answers as Python's json does. vLLM's grammar has them without
-    blanks, so the second time it learns that.
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The lessons, in three rounds.
+
+    Attributes:
+        work: Where each lesson saves its state.
+        seed: Of everything that varies.
+        recipe: How much of everything.
+        charts: Shards by the name of their kind.
     """
-    blanks = make_dialogue(vision, is_compact=False)
-    reader = teach_first(work, shards, fresh, watched, blanks, vision, seed, recipe)
-    torch.manual_seed(seed + 2)
-    tower = train_tower(
-        reader.tower,
-        [*shards, *fresh],
-        watched,
-        seed=seed + _LATER,
-        steps=0,
-        again=recipe.looked_again,
-        gain=1.0,
-        hard_share=_HARD_SHARE,
-        save=work / f"tower-again-{seed}.pt",
-    )
-    torch.set_num_threads(1)
-    language = train_language(
-        translated(reader.language, blanks.vocabulary, dialogue.vocabulary),
-        dialogue,
-        fresh,
-        seed=seed + _LATER,
-        steps=0,
-        again=recipe.spoken_again,
-        save=work / f"language-again-{seed}.pt",
-    )
-    torch.set_num_threads(_THREADS)
-    final = Reader(vision, language.shape)
-    final.take(tower, language, is_joined=True)
-    return train_joined(
-        final,
-        dialogue,
-        fresh,
-        watched,
-        seed=seed + _LATER,
-        steps=recipe.joined_again,
-        save=work / f"reader-again-{seed}.pt",
-    )
 
+    work: Path
+    seed: int
+    recipe: Recipe
+    charts: dict[str, list[Shard]]
 
-def teach_last(
-    work: Path,
-    reader: Reader,
-    shards: list[Shard],
-    watched: Shard,
-    dialogue: Dialogue,
-    seed: int,
-    recipe: Recipe,
-) -> Reader:
-    """Give the first and the third lesson once more, with further gaps and charts without a pattern."""
-    torch.manual_seed(seed + 3)
-    train_tower(
-        reader.tower,
-        shards,
-        watched,
-        seed=seed + 2 * _LATER,
-        steps=0,
-        again=recipe.looked_last,
-        gain=1.0,
-        hard_share=_HARD_SHARE,
-        save=work / f"tower-last-{seed}.pt",
-    )
-    return train_joined(
-        reader,
-        dialogue,
-        shards,
-        watched,
-        seed=seed + 2 * _LATER,
-        steps=recipe.joined_last,
-        save=work / f"reader-last-{seed}.pt",
-    )
+    def teach(self, dialogue: Dialogue) -> Reader:
+        """Give all rounds.
 
+        In the first the language model learns to write answers as Python's json does. vLLM's grammar has them without
+        blanks, so in the second it learns that.
+        """
+        with_blanks = make_dialogue(dialogue.vision, is_compact=False)
+        reader = self._begun(with_blanks)
+        self._teach_again(reader, with_blanks.vocabulary, dialogue)
+        self._teach_last(reader, dialogue)
+        return reader
 
-def teach_first(
-    work: Path,
-    shards: list[Shard],
-    fresh: list[Shard],
-    watched: Shard,
-    dialogue: Dialogue,
-    vision: VisionShape,
-    seed: int,
-    recipe: Recipe,
-) -> Reader:
-    """Give the first three lessons."""
-    text = TextShape(len(dialogue.vocabulary))
-    torch.set_num_threads(_THREADS)
-    torch.manual_seed(seed)
-    tower = train_tower(
-        VisionTower(vision, text.hidden_size),
-        shards,
-        watched,
-        seed=seed,
-        steps=recipe.tower_steps,
-        again=recipe.tower_again,
-        save=work / f"tower-{seed}.pt",
-    )
-    torch.set_num_threads(1)
-    torch.manual_seed(seed + 1)
-    language = train_language(
-        LanguageModel(text),
-        dialogue,
-        shards,
-        seed=seed,
-        steps=recipe.language_steps,
-        drill_steps=recipe.drill_steps,
-        save=work / f"language-{seed}.pt",
-    )
-    torch.set_num_threads(_THREADS)
-    reader = Reader(vision, text)
-    reader.take(tower, language)
-    return train_joined(
-        reader,
-        dialogue,
-        fresh,
-        watched,
-        seed=seed,
-        steps=recipe.joined_steps,
-        save=work / f"reader-{seed}.pt",
-    )
+    def _begun(self, dialogue: Dialogue) -> Reader:
+        """Return a new reader after the first round: both halves apart, then together."""
+        recipe, charts = self.recipe, self.charts["training"]
+        vision, text = dialogue.vision, TextShape(len(dialogue.vocabulary))
+        torch.set_num_threads(_THREADS)
+        torch.manual_seed(self.seed)
+        tower = VisionTower(vision, text.hidden_size)
+        train_tower(
+            tower,
+            charts,
+            self._watched,
+            seed=self._batches(0),
+            steps=recipe.tower_steps,
+            again=recipe.tower_again,
+            save=self._state("tower", 0),
+        )
+        torch.set_num_threads(1)
+        torch.manual_seed(self.seed + 1)
+        language = LanguageModel(text)
+        begin_with_codes(language, dialogue)
+        begin_looking_back(language)
+        train_language(
+            language,
+            dialogue,
+            charts,
+            seed=self._batches(0),
+            steps=recipe.language_steps,
+            drill_steps=recipe.drill_steps,
+            save=self._state("language", 0),
+        )
+        reader = Reader(vision, text)
+        reader.take(tower, language)
+        self._join(reader, dialogue, self.charts["fresh"], 0, recipe.joined_steps)
+        return reader
+
+    def _teach_again(self, reader: Reader, known: Vocabulary, dialogue: Dialogue) -> None:
+        """Give the second round: the tower again, the language model in another vocabulary, and both together."""
+        recipe, fresh = self.recipe, self.charts["fresh"]
+        self._look_again(reader.tower, [*self.charts["training"], *fresh], 1, recipe.looked_again)
+        torch.set_num_threads(1)
+        language = translated(reader.language, known, dialogue.vocabulary)
+        train_language(
+            language,
+            dialogue,
+            fresh,
+            seed=self._batches(1),
+            steps=0,
+            again=recipe.spoken_again,
+            save=self._state("language", 1),
+        )
+        reader.speak_with(language)
+        self._join(reader, dialogue, fresh, 1, recipe.joined_again)
+
+    def _teach_last(self, reader: Reader, dialogue: Dialogue) -> None:
+        """Give the third round: the tower and both together, with further charts that are hardest to tell apart."""
+        charts = [shard for kind in ("training", "fresh", "hard") for shard in self.charts[kind]]
+        self._look_again(reader.tower, charts, 2, self.recipe.looked_last)
+        self._join(reader, dialogue, charts, 2, self.recipe.joined_last)
+
+    def _look_again(self, tower: VisionTower, shards: Sequence[Shard], number: int, steps: int) -> None:
+        torch.set_num_threads(_THREADS)
+        torch.manual_seed(self.seed + 1 + number)
+        train_tower(
+            tower,
+            shards,
+            self._watched,
+            seed=self._batches(number),
+            steps=0,
+            again=steps,
+            gain=1.0,
+            hard_share=_HARD_SHARE,
+            save=self._state("tower", number),
+        )
+
+    def _join(
+        self, reader: Reader, dialogue: Dialogue, shards: Sequence[Shard], number: int, steps: int
+    ) -> None:
+        torch.set_num_threads(_THREADS)
+        train_joined(
+            reader,
+            dialogue,
+            shards,
+            self._watched,
+            seed=self._batches(number),
+            steps=steps,
+            save=self._state("reader", number),
+        )
+
+    @property
+    def _watched(self) -> Shard:
+        return self.charts["watched"][0]
+
+    def _batches(self, number: int) -> int:
+        """Return the seed of a round's batches."""
+        return self.seed + number * _ROUND_SEEDS
+
+    def _state(self, name: str, number: int) -> Path:
+        """Return where a lesson of a round saves its state."""
+        return self.work / f"{name}{_ROUNDS[number]}-{self.seed}.pt"
 
 
 def finish(
@@ -279,55 +345,3 @@ def finish(
     )
     (out / CARD).write_text(json.dumps(card, indent=2) + "\n")
     return card
-
-
-def examples_of(
-    folder: Path, seed: int, recipe: Recipe, vision: VisionShape, processes: int
-) -> tuple[list[Shard], list[Shard], list[Shard], dict[str, Shard]]:
-    """Return the training shards, the fresh, the hard, and those to be examined on, made unless they are there."""
-    every = PATTERN_NAMES
-    plans: list[tuple[Path, tuple[int, int], int, Family, int, Sequence[str]]] = [
-        (folder / f"training-{i:02d}", (seed, i), recipe.shard_examples, TRAINING, vision.image_px, every)
-        for i in range(recipe.shards)
-    ]
-    examined = (
-        ("watched", recipe.held_out_examples, HELD_OUT),
-        ("validation", recipe.validation_examples, TRAINING),
-        ("real", recipe.real_examples, REAL),
-    )
-    for offset, (name, count, family) in enumerate(examined, 1):
-        plans.append((folder / name, (seed + offset, 0), count, family, vision.image_px, every))
-    plans += [
-        (
-            folder / f"fresh-{i:02d}",
-            (seed + len(examined) + 1, i),
-            recipe.shard_examples,
-            TRAINING,
-            vision.image_px,
-            every,
-        )
-        for i in range(recipe.fresh_shards)
-    ]
-    plans += [
-        (
-            folder / f"hard-{i:02d}",
-            (seed + len(examined) + 2, i),
-            recipe.shard_examples,
-            TRAINING,
-            vision.image_px,
-            (*GAPS, NONE),
-        )
-        for i in range(recipe.hard_shards)
-    ]
-    unseen = (seed + _UNSEEN, 0)
-    plans.append((folder / "held_out", unseen, recipe.held_out_examples, HELD_OUT, vision.image_px, every))
-    if processes > 1:
-        with ProcessPoolExecutor(min(processes, os.cpu_count() or 1)) as pool:
-            folders = list(pool.map(write_shard, *zip(*plans, strict=True)))
-    else:
-        folders = [write_shard(*plan) for plan in plans]
-    read = [read_shard(path) for path in folders]
-    first, fresh = recipe.shards, recipe.shards + len(examined)
-    hard = fresh + recipe.fresh_shards
-    told_apart = dict(zip((name for name, _, _ in examined), read[first:fresh], strict=True))
-    return read[:first], read[fresh:hard], read[hard:-1], {**told_apart, "held_out": read[-1]}

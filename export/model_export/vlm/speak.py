@@ -98,7 +98,7 @@ def train_language(
     again: int = 0,
     batch_size: int = 16,
     save: Path | None = None,
-) -> LanguageModel:
+) -> None:
     """Train the language model without pictures; the same arguments give the same weights on one machine.
 
     Args:
@@ -108,14 +108,11 @@ def train_language(
         seed: Of batches and noise.
         steps: Optimiser steps.
         drill_steps: How many of them, the first, are exercises in citing the price scale.
-        again: Steps of a second, fainter round; with it alone the language model is not begun anew.
+        again: Steps of a second, fainter round.
         batch_size: Dialogues per step.
         save: Where the state goes now and then.
     """
     code = directions(language.shape.hidden_size)
-    if steps:
-        begin_with_codes(language, dialogue)
-        begin_looking_back(language)
     optimiser = Optimiser(language.named_parameters(), _RATE, _MATRIX_RATE)
     rng = np.random.default_rng((seed, 2))
 
@@ -144,7 +141,6 @@ def train_language(
         again=again,
         save=save,
     )
-    return language
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ SCALE = tuple(f"{100 + step:.2f}" for step in range(21))
 @pytest.fixture(scope="module")
 def made():
     return [
-        examples.make_example((4, number), family, 48, name)[0]
+        examples.make_example((4, number), family, 48, name)
         for family in (TRAINING, HELD_OUT)
         for number, name in enumerate(PATTERN_NAMES)
     ]

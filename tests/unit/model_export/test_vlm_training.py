@@ -236,6 +236,16 @@ def test_a_share_has_an_interval_around_it() -> None:
     assert share([])["of"] == 0
 
 
+def test_no_two_kinds_of_charts_have_the_same_seed() -> None:
+    seeds = [kind.seed for kind in course.kinds_of(TINY)]
+    assert len(seeds) == len(set(seeds))
+
+
+def test_a_shard_that_ends_before_all_patterns_had_their_turn_is_refused() -> None:
+    with pytest.raises(ValueError, match="shard_examples is 15; a multiple of 14"):
+        replace(TINY, shard_examples=15)
+
+
 @pytest.mark.timeout(300)
 def test_the_course_runs_twice_to_the_same_weights_and_goes_on_where_it_was(
     tmp_path: Any, monkeypatch: Any, dialogue: Any
@@ -246,6 +256,8 @@ def test_the_course_runs_twice_to_the_same_weights_and_goes_on_where_it_was(
     )
     monkeypatch.setattr(evaluate, "MOST_TOKENS", 3)
     made = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
     for name in ("a", "b"):
         card = course.make_reader(tmp_path / "work" / name, tmp_path / name, tmp_path, recipe=TINY)
         made.append((tmp_path / name / "model.safetensors").read_bytes())
@@ -253,5 +265,9 @@ def test_the_course_runs_twice_to_the_same_weights_and_goes_on_where_it_was(
         assert "no trading value" in card["statement"]
         assert json.loads((tmp_path / name / "card.json").read_text()) == card
     assert made[0] == made[1]
+    assert torch.get_num_threads() == 3  # those of the lessons are not left behind
+    torch.set_num_threads(threads)
+    for name in ("reader-again", "tower-last", "reader-last"):
+        (tmp_path / f"work/a/{name}-1.pt").unlink()
     course.make_reader(tmp_path / "work/a", tmp_path / "again", tmp_path, recipe=TINY)
     assert (tmp_path / "again/model.safetensors").read_bytes() == made[0]
