@@ -9,14 +9,10 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from market.chart import BarColumns
-from model_export.pattern_shapes import GAPS, NONE, PATTERN_NAMES, Variation, outline
+from model_export.pattern_shapes import OUTLINED, Floats, Variation, outline
 
-Floats = NDArray[np.float64]
-
-OUTLINED = tuple(name for name in PATTERN_NAMES if name not in (*GAPS, NONE))
 MOST_MISFIT = 0.9
 """Of a planted pattern to its own outlines."""
 LEAST_MISFIT = 1.15
@@ -30,11 +26,12 @@ WIDE = Variation(
     neck=(0.3, 0.56),
 )
 """As far as outlines stray."""
+LEAST_BARS = 26
+"""That a pattern with an outline takes."""
 _SEED, _EACH = 0, 160
 _POINTS = 48
 _TAILS = (0, 1, 2, 3)
 _SHARES = (0.5, 0.57, 0.64, 0.71, 0.78, 0.85, 0.9)
-_LEAST_BARS = 26
 # One minus a correlation that counts as a misfit of 1: of the prices, and of what is left of them without their
 # straight line. The second is what tells a wedge, which rises, from any other rise.
 _UNIT, _UNIT_WITHOUT_LINE = 0.05, 0.2
@@ -86,7 +83,7 @@ def _windows(bars: BarColumns) -> Floats:
     for tail in _TAILS:
         last = count - 1 - tail
         for share in _SHARES:
-            first = max(last + 1 - max(int(count * share), _LEAST_BARS), 0)
+            first = max(last + 1 - max(int(count * share), LEAST_BARS), 0)
             prices = np.concatenate(([np.log(bars.open[first])], closes[first : last + 1]))
             rows.append(np.interp(grid, np.linspace(0, 1, len(prices)), prices))
     return _normal(np.stack(rows))

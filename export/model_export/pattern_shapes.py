@@ -20,7 +20,8 @@ WEDGES = ("rising_wedge", "falling_wedge")
 REVERSALS = ("head_and_shoulders", "inverse_head_and_shoulders", "double_top", "double_bottom")
 GAPS = ("gap_up", "gap_down")
 NONE = "none"
-PATTERN_NAMES = (*REVERSALS, *TRIANGLES, *FLAGS, *WEDGES, *GAPS, NONE)
+OUTLINED = (*REVERSALS, *TRIANGLES, *FLAGS, *WEDGES)
+PATTERN_NAMES = (*OUTLINED, *GAPS, NONE)
 _LEAST_APART = 0.1
 # What a mirror at a price makes of each; the others are outlined themselves.
 _MIRRORED = {

@@ -54,8 +54,8 @@ def card_of(
         ],
         "split": {
             "held_out": "family 'held_out': blocks of real daily returns (AAPL, GOOG, IBM, MSFT, 2012 to 2013, the "
-            "sample session) in place of the volatility process, other ranges of shapes, sizes and noise, other "
-            "averages, time zones and combinations of theme and bars, two marks in place of one",
+            "sample session) in place of the volatility process, shapes, sizes and noise within the training "
+            "family's, other averages, time zones and combinations of theme and bars, two marks in place of one",
             "validation": "family 'training', another seed",
             "real": "family 'real': as 'held_out', its daily returns in the order in which they came, not shuffled; "
             "the patterns are planted all the same",
