@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
-from market.chart import BarShape, ChartOptions, ChartStyle, Mark, MarkKind, Theme, draw, encode_png
+from market.chart import BarShape, ChartOptions, ChartStyle, Mark, MarkKind, Theme
 from tradeserve_cli import output
 from tradeserve_cli.arguments import Subparsers, UsageError, whole
-from tradeserve_cli.bar_file import read_bars
+from tradeserve_cli.bar_chart import add_bars, draw_bars, write_png
 
 _SUMMARY = "Draw a file of bars as a chart (PNG)."
 _EXAMPLE = "tradeserve chart bars.csv --symbol AAPL --out chart.png --averages 20,50 --mark stop=182.50"
@@ -26,17 +24,9 @@ def register(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="CSV of bars: docs/session_format.md")
-    parser.add_argument("--symbol", default="", metavar="NAME", help="which (default: the only one)")
+    add_bars(parser, bars=120)
     parser.add_argument(
         "--out", type=Path, default=Path("chart.png"), metavar="FILE", help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--bars",
-        type=whole(2, 4096),
-        default=120,
-        metavar="N",
-        help="the last ones are drawn (default: %(default)s)",
     )
     parser.add_argument(
         "--width", type=whole(64, 4096), default=960, metavar="PX", help="(default: %(default)s)"
@@ -59,12 +49,6 @@ def register(commands: Subparsers) -> None:
         help='moving averages in bars, "" for none (default: 20,50)',
     )
     parser.add_argument("--no-volume", action="store_true", help="leave the volumes out")
-    parser.add_argument(
-        "--time-zone",
-        default="America/New_York",
-        metavar="ZONE",
-        help="of the labels, and of the file's times that have none (default: %(default)s)",
-    )
     parser.add_argument(
         "--mark",
         type=_mark,
@@ -90,20 +74,9 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    symbol, bars = read_bars(arguments.file, arguments.symbol, ZoneInfo(options.time_zone))
-    # Earlier bars give the averages of the first bars that are drawn.
-    warm_up_bars = min(max(len(bars) - arguments.bars, 0), max(options.averages, default=1) - 1)
-    drawn = bars[-(arguments.bars + warm_up_bars) :]
-    try:
-        chart = draw(drawn, replace(options, symbol=symbol), marks=arguments.mark, warm_up_bars=warm_up_bars)
-    except ValueError as error:
-        raise UsageError(f"{arguments.file}: {error}") from error
-    content = encode_png(chart.pixels)
-    try:
-        arguments.out.write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"{arguments.out}: can't be written: {error.strerror or error}") from error
-    output.line(f"{arguments.out}: {len(drawn) - warm_up_bars} bars, {len(content)} bytes")
+    bars, chart = draw_bars(arguments, options, arguments.mark)
+    size = write_png(arguments.out, chart.pixels)
+    output.line(f"{arguments.out}: {len(bars)} bars, {size} bytes")
     return 0
 
 

@@ -108,6 +108,26 @@ async def contract_of(client: TritonClient, model: str, version: int, limit_s: f
     return await client.contract(model, version, timeout_s=limit_s)
 
 
+def described(answer: Answer[Inference]) -> Mapping[str, Any]:
+    """Return what --json says of every answer of a model: which one it was, and how long it took."""
+    return {
+        "answered": True,
+        "model": answer.value.model_name,
+        "version": answer.value.model_version,
+        "artifact_sha256": answer.call.artifact_sha256,
+        "request_id": answer.call.request_id,
+        "round_trip_ms": output.milliseconds(answer.call.round_trip_ns),
+    }
+
+
+def headline(answer: Answer[Inference]) -> str:
+    """Return the same as a line for people."""
+    return (
+        f"{answer.value.model_name} version {answer.value.model_version} "
+        f"({output.digest(answer.call.artifact_sha256)}) in {answer.call.round_trip_ns / 1e6:.1f} ms"
+    )
+
+
 def _files(arguments: Sequence[str], contract: ModelContract) -> Mapping[str, NDArray[Any]]:
     specs = {spec.name: spec for spec in contract.inputs}
     found: dict[str, NDArray[Any]] = {}
@@ -154,12 +174,7 @@ def _save(path: Path, outputs: Mapping[str, NDArray[Any]]) -> None:
 def _as_json(answer: Answer[Inference], contract: ModelContract) -> Mapping[str, Any]:
     dtypes = {spec.name: spec.dtype for spec in contract.outputs}
     return {
-        "answered": True,
-        "model": answer.value.model_name,
-        "version": answer.value.model_version,
-        "artifact_sha256": answer.call.artifact_sha256,
-        "request_id": answer.call.request_id,
-        "round_trip_ms": output.milliseconds(answer.call.round_trip_ns),
+        **described(answer),
         "outputs": {
             name: {"dtype": dtypes[name], "shape": list(array.shape), "values": array}
             for name, array in answer.value.outputs.items()
@@ -168,14 +183,10 @@ def _as_json(answer: Answer[Inference], contract: ModelContract) -> Mapping[str,
 
 
 def _print(answer: Answer[Inference], contract: ModelContract) -> None:
-    inference, call = answer.value, answer.call
-    output.line(
-        f"{inference.model_name} version {inference.model_version} "
-        f"({output.digest(call.artifact_sha256)}) in {call.round_trip_ns / 1e6:.1f} ms"
-    )
+    output.line(headline(answer))
     for spec in contract.outputs:
-        if spec.name in inference.outputs:
-            array = inference.outputs[spec.name]
+        if spec.name in answer.value.outputs:
+            array = answer.value.outputs[spec.name]
             output.line(f"{spec.name} {spec.dtype} {list(array.shape)}")
             output.line(output.tensor(array))
     if statement := contract.parameters.get("statement"):

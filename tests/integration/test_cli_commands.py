@@ -17,7 +17,7 @@ import pytest
 
 from fakes.engine_world import World
 from fakes.fake_similarity import FakeSimilarity
-from fakes.fake_triton import FakeTriton
+from fakes.fake_triton import FakeModel, FakeTriton
 from fakes.fake_vision import FakeVision
 from server_runtime.server import GrpcServer, ServerOptions
 from strategy.adapters.control import SERVICE, StrategyServicer, register
@@ -139,6 +139,18 @@ async def test_a_model_that_is_late_or_missing_is_no_answer_with_the_reason(tmp_
     assert late.err.startswith("error: lstm_cnn: no answer (late): ")
     assert (missing.status, missing.document["reason"]) == (1, "down")
     assert "no_such_model" in missing.document["detail"]
+
+
+async def test_a_detector_that_does_not_say_what_its_labels_stand_for_is_not_asked(tmp_path: Path) -> None:
+    (tmp_path / "bars.csv").write_text("time,open,high,low,close\n0,10,12,9,11\n60,10,12,9,11\n")
+    async with FakeTriton({"pattern_detector": FakeModel("pattern_detector")}) as triton:
+        done = await tradeserve(
+            tmp_path, "detect", str(tmp_path / "bars.csv"), "--triton", triton.address, *PATIENT
+        )
+        assert triton.models["pattern_detector"].calls == 0
+    assert done.status == 1
+    assert "contract mismatch" in done.err
+    assert "no parameter 'classes'" in done.err
 
 
 async def test_an_index_of_other_embeddings_is_not_searched(tmp_path: Path) -> None:

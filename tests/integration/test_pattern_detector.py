@@ -185,10 +185,11 @@ def test_the_command_finds_the_gap_in_a_file_of_bars(tmp_path: Path, real_triton
 
 
 def test_the_command_says_in_words_what_it_found(tmp_path: Path, real_triton: str) -> None:
-    done = detect(tmp_path, real_triton)
+    done = detect(tmp_path, real_triton, "--out", "found.png")
     assert done.returncode == 0, done.stderr
     assert "on 70 bars" in done.stdout
     assert "gap_up" in done.stdout
     assert "demonstrated skill" in done.stdout
-    nothing = detect(tmp_path, real_triton, "--min-score", "1.0")
+    nothing = detect(tmp_path, real_triton, "--min-score", "1.0", "--out", "plain.png")
     assert "no patterns on 70 bars" in nothing.stdout
+    assert (tmp_path / "found.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
