@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategy.adapters.forecaster_answers import not_sent
-from strategy.adapters.forecaster_checks import IndexCheck, Keeper, Refusal, joint_refusal
+from strategy.adapters.forecaster_checks import IndexCheck, Refusal, joint_refusal
+from strategy.adapters.forecaster_keeper import Keeper
 from strategy.adapters.forecaster_specs import ForecasterSpec, VoterSpec
 from strategy.core.values import Neighbor
 from strategy.ports import VoterInfo

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from server_runtime.tracing import TraceParent
 from strategy.adapters.forecaster_answers import not_sent, read_forecast
-from strategy.adapters.forecaster_checks import Keeper, VoterCheck
+from strategy.adapters.forecaster_checks import VoterCheck
+from strategy.adapters.forecaster_keeper import Keeper
 from strategy.adapters.forecaster_search import NeighborSearch, neighbors_of
 from strategy.adapters.forecaster_specs import WINDOW_COLUMNS, ForecasterSpec
 from strategy.adapters.forecaster_voters import (
