@@ -83,7 +83,7 @@ class TritonSection:
 
     Attributes:
         target: host:port of its gRPC, replicas separated by commas; "" = off.
-        max_in_flight: Calls open at once per replica; the next one is refused here (busy).
+        max_in_flight: Calls open at once per model and replica; the next one is refused here (busy).
     """
 
     target: Targets
