@@ -14,7 +14,7 @@ from uuid_utils import uuid7
 from tradeserve.vision.v1 import chart_reading_service_pb2 as pb
 from tradeserve.vision.v1 import chart_reading_service_pb2_grpc as rpc
 from tradeserve_client.answers import Answer, CallRecord, NoAnswer, Outcome, Reason, Timing
-from tradeserve_client.budget import Budget, ClockNs, deadline_of
+from tradeserve_client.budget import Budget, ClockNs, end_ns_of
 from tradeserve_client.channel import MAX_MESSAGE_BYTES, Link, TlsFiles, Transport
 from tradeserve_client.chart_messages import (
     MAX_REASONING_CHARACTERS,
@@ -163,7 +163,7 @@ class ChartReadingClient:
             WrongRequestError: The image is no PNG or too large.
             ValueError: The budget is no time.
         """
-        deadline_ns = deadline_of(budget, self._clock_ns).at_ns
+        deadline_ns = end_ns_of(budget, self._clock_ns)
         called = await self._caller.call(SERVICE, _request(query), deadline_ns, metadata=metadata)
         outcome = called.outcome
         if isinstance(outcome, Answer) and outcome.value.expire_ns <= self._wall_ns():

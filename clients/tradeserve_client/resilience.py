@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from tradeserve_client.answers import Attempt, CallRecord, Cause, NoAnswer, Outcome, Reason
 from tradeserve_client.fan_out import CallGroup, FanOut, PendingCall, Request
 from tradeserve_client.hedging import Hedging
-from tradeserve_client.lane import MIN_CALL_NS
+from tradeserve_client.lane import MIN_CALL_NS, Lane
 from tradeserve_client.metadata import Metadata, headers_for
 from tradeserve_client.replicas import Replica, ReplicaSet, any_ready
 
@@ -155,6 +155,17 @@ class Caller:
         return (
             called if once else await self.retried(called, service, request, deadline_ns, allowed, metadata)
         )
+
+    def ask_only(
+        self, lane: Lane, request: Request[T], deadline_ns: int, metadata: Metadata | None
+    ) -> Coroutine[Any, Any, Outcome[T]]:
+        """Ask the only replica, now; return its outcome, which must be awaited.
+
+        It is the first thing that `call` does where there is nothing to choose; `retried` is the next.
+        """
+        headers = headers_for(self.replicas.replicas[0].metadata, metadata)
+        self.counts.calls += 1
+        return self._fan_out.ask(lane, request, deadline_ns, headers)
 
     async def close(self) -> None:
         """Wait for what was cancelled to end."""

@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 
 from tradeserve.similarity.v1 import similarity_service_pb2 as pb
 from tradeserve_client.answers import CallRecord, Outcome, Reason, Timing
-from tradeserve_client.budget import Budget, ClockNs, deadline_of
+from tradeserve_client.budget import Budget, ClockNs, end_ns_of
 from tradeserve_client.channel import TlsFiles, Transport
 from tradeserve_client.contract import digest_differences
 from tradeserve_client.errors import CallError, MalformedResponseError, ServerDownError, TooLateError
@@ -125,7 +125,7 @@ class SimilarityReplicas:
         Raises:
             ValueError: The budget is no time.
         """
-        deadline_ns = deadline_of(budget, self._clock_ns).at_ns
+        deadline_ns = end_ns_of(budget, self._clock_ns)
         request_id = str(uuid7())
         body = search_message(query, request_id).SerializeToString()
         request = _SearchRequest(request_id, body, query, self._index_sha256)

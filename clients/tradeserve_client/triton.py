@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -34,7 +33,7 @@ from tradeserve_client.contract_watch import ContractWatch, OnContractChange
 from tradeserve_client.fan_out import FanOut, OnLate
 from tradeserve_client.inference import Inference, PreparedModel
 from tradeserve_client.lane import Lane
-from tradeserve_client.metadata import Metadata, MetadataSource, headers_for
+from tradeserve_client.metadata import Metadata, MetadataSource
 from tradeserve_client.replicas import Replica, ReplicaLimits, ReplicaSet, Targets, any_ready
 from tradeserve_client.resilience import CallCounts, Called, Caller, OnOutcome, Resilience
 from tradeserve_client.route import Question, Route
@@ -105,8 +104,8 @@ class TritonClient:
             replica: service_pb2_grpc.GRPCInferenceServiceStub(replica.channel)
             for replica in self.replicas.replicas
         }
-        self._fan_out = FanOut(on_late=on_late, clock_ns=clock_ns)
-        self._caller = Caller(self.replicas, INFER_METHOD, self._fan_out, resilience)
+        fan_out = FanOut(on_late=on_late, clock_ns=clock_ns)
+        self._caller = Caller(self.replicas, INFER_METHOD, fan_out, resilience)
         self._watch = ContractWatch(
             self.replicas.replicas,
             self._fetch,
@@ -129,9 +128,10 @@ class TritonClient:
         return self._caller.counts
 
     @property
-    def _stub(self) -> Any:
-        ready = (replica for replica in self.replicas.replicas if replica.link.is_ready)
-        return self._stubs[next(ready, self.replicas.replicas[0])]
+    def _connected(self) -> Replica:
+        """The first replica that is connected, or else the first."""
+        replicas = self.replicas.replicas
+        return next((replica for replica in replicas if replica.link.is_ready), replicas[0])
 
     async def ready(self, timeout_s: float) -> bool:
         """Connect, bounded; return whether any replica is connected."""
@@ -172,10 +172,7 @@ class TritonClient:
         route = self._routes.get((model, version))
         if route is not None and route.holds and sequence is None:
             request = route.requests.request(inputs, outputs)
-            given = route.replica.metadata
-            headers = headers_for(given, metadata) if given or metadata else ()
-            self._caller.counts.calls += 1
-            outcome = await self._fan_out.ask(route.lane, request, deadline_ns, headers)
+            outcome = await self._caller.ask_only(route.lane, request, deadline_ns, metadata)
             if not (
                 isinstance(outcome, Answer) and outcome.value.model_version == route.version and route.holds
             ):
@@ -239,8 +236,9 @@ class TritonClient:
 
     async def is_server_ready(self, *, timeout_s: float) -> bool:
         """Return whether the server says it is ready; False also when it can't be reached."""
+        stub = self._stubs[self._connected]
         try:
-            response = await self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout_s)
+            response = await stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError:
             return False
         return bool(response.ready)
@@ -248,8 +246,9 @@ class TritonClient:
     async def is_model_ready(self, model: str, version: int = 0, *, timeout_s: float) -> bool:
         """Return whether the server says that the model is ready; False also when unreachable."""
         request = service_pb2.ModelReadyRequest(name=model, version=str(version) if version else "")
+        stub = self._stubs[self._connected]
         try:
-            response = await self._stub.ModelReady(request, timeout=timeout_s)
+            response = await stub.ModelReady(request, timeout=timeout_s)
         except grpc.aio.AioRpcError:
             return False
         return bool(response.ready)
@@ -265,9 +264,7 @@ class TritonClient:
         Raises:
             CallError: No answer; ServerDownError when the model is not loaded.
         """
-        ready = (each for each in self.replicas.replicas if each.link.is_ready)
-        asked = replica or next(ready, self.replicas.replicas[0])
-        return await self._fetch(asked, model, version, timeout_s)
+        return await self._fetch(replica or self._connected, model, version, timeout_s)
 
     def lane(self, service: str, *, breaker: CircuitBreaker, max_in_flight: int = 32) -> Lane:
         """Return the way to one model for a CallGroup."""
@@ -334,10 +331,12 @@ class TritonClient:
     def _lay_route(self, contract: ModelContract, version: int) -> None:
         """Remember what the next call to a model needs, where there is nothing to choose."""
         model = contract.name
-        replica = self.replicas.replicas[0]
+        if len(self.replicas.replicas) > 1:
+            return
+        (replica,) = self.replicas.replicas
         known = self._watch.known(model, version, replica)
         tries_canary = not version and not self._watch.is_pinned(model) and canary_of(contract.parameters)[0]
-        if len(self.replicas.replicas) > 1 or tries_canary or known is None or known.contract is not contract:
+        if tries_canary or known is None or known.contract is not contract:
             return
         if len(self._routes) >= _MAX_CONTRACTS:
             self._routes.clear()

@@ -121,7 +121,7 @@ async def test_a_lost_connection_is_retried_once_and_no_more(served: Served) -> 
     assert (served.model.calls, client.counts.retries, client.counts.calls) == (2, 1, 1)
 
 
-async def test_without_retry_or_time_for_one_it_is_an_answer_lost(served: Served) -> None:
+async def test_without_retry_a_lost_connection_is_an_answer_lost(served: Served) -> None:
     client = await served.client(resilience=Resilience(retry=False))
     served.model.error = DOWN
     assert reason(await infer(client)) is Reason.DOWN
@@ -162,7 +162,7 @@ async def test_no_late_answer_is_returned_and_each_is_reported(served: Served, a
         on_late=lambda _service, request_id, _late_ns: late.append(request_id),
         limits=ReplicaLimits(max_in_flight=64, breaker_failure_count=1_000_000),
     )
-    client._fan_out.alarm.lead_ns = int(alarm_lead_ms * MS)
+    client._caller._fan_out.alarm.lead_ns = int(alarm_lead_ms * MS)
     dice = random.Random(3)
     served.model.delay_s = lambda: dice.uniform(0.1, 2.0) * 0.02
     outcomes: list[Outcome[Inference]] = []
@@ -194,7 +194,7 @@ async def test_the_deadline_goes_with_the_call_and_a_cancelled_caller_leaves_not
     with pytest.raises(asyncio.CancelledError):
         await call
     lane = client.replicas.replicas[0].lane("lstm_cnn", INFER_METHOD)
-    assert (lane.in_flight, client._fan_out.alarm._due) == (0, {})
+    assert (lane.in_flight, client._caller._fan_out.alarm._due) == (0, {})
     await until(lambda: lane.unfinished == 0)
     assert lane.breaker.state is BreakerState.CLOSED
 
