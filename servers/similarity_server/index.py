@@ -153,7 +153,8 @@ class StateIndex:
         Returns:
             Nearest first, ties by state_id; fewer than `count` when fewer qualify.
         """
-        # It holds for the thread that says it only, and searches run on two.
+        # A second thread gains nothing and waits while spinning: beside busy cores a search of an exact index took
+        # 4 ms instead of 0.2. The number holds for the thread that sets it, and searches run on two.
         faiss.omp_set_num_threads(1)
         filter_ = wanted if isinstance(wanted, Filter) else Filter(before_ns=wanted)
         parts = self._parts

@@ -47,8 +47,6 @@ def load_index(
         StartError: It is missing, damaged, or does not match its card.
     """
     limits = limits or Limits()
-    # A search of one query never gains from a second thread, and stalls when the cores are busy.
-    faiss.omp_set_num_threads(1)
     folder, card = read_card(indexes, name, version)
     found = snapshot.read_latest(snapshots or snapshots_of(folder), card)
     if found is not None:
