@@ -98,12 +98,12 @@ async def test_a_queue_that_stays_is_kept_shorter_than_a_burst(turns: Turns) -> 
         return most
 
     turns.typical_s = 0.003  # long work, for the thread
-    first = turns.start(partial(time.sleep, 0.003), 0.1)
-    waiting = [turns.start(partial(time.sleep, 0.003), None) for _ in range(40)]
-    assert admitted() == pytest.approx(49, abs=1), "half of what callers' time would allow"
-    await asyncio.gather(first, *waiting[:35])  # which takes longer than callers have time
-    assert admitted() == pytest.approx(24, abs=1), "a quarter"
-    await asyncio.gather(*waiting)
+    done = threading.Event()
+    work = turns.start(done.wait, 0.5)
+    assert admitted() == 249, "half of what callers' time would allow"
+    await until(lambda: admitted() == 124)  # a quarter, when it has taken longer than callers have time
+    done.set()
+    await work
     await until(lambda: turns.has_time_for(1000))
 
 
