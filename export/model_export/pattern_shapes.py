@@ -24,7 +24,7 @@ OUTLINED = (*REVERSALS, *TRIANGLES, *FLAGS, *WEDGES)
 PATTERN_NAMES = (*OUTLINED, *GAPS, NONE)
 _LEAST_APART = 0.1
 # What a mirror at a price makes of each; the others are outlined themselves.
-_MIRRORED = {
+MIRRORED = {
     "inverse_head_and_shoulders": "head_and_shoulders",
     "double_bottom": "double_top",
     "descending_triangle": "ascending_triangle",
@@ -73,7 +73,7 @@ class Outline:
 
 def outline(name: str, rng: np.random.Generator, how: Variation) -> Outline:
     """Return a varied outline of a pattern that has one (gaps and "none" have none)."""
-    base = _MIRRORED.get(name, name)
+    base = MIRRORED.get(name, name)
     drawn = _OUTLINES[base](rng, how)
     if base == name:
         return drawn

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model_export.pattern_shapes import GAPS, NONE, PATTERN_NAMES
+from model_export.pattern_shapes import GAPS, MIRRORED, OUTLINED
 
-OUTLINED = tuple(name for name in PATTERN_NAMES if name not in GAPS and name != NONE)
 CLASSES = (*OUTLINED, *GAPS)
 """Labels are positions in it: patterns with an outline first, then gaps."""
 HEIGHT_PX, WIDTH_PX = 256, 320
 """Every chart is resized to this inside the graph. Wider than high: bars are thin, and a gap is two bars wide."""
 
-_MIRRORED = {
-    "head_and_shoulders": "inverse_head_and_shoulders",
-    "double_top": "double_bottom",
-    "ascending_triangle": "descending_triangle",
-    "bull_flag": "bear_flag",
-    "rising_wedge": "falling_wedge",
-    "gap_up": "gap_down",
-}
+_MIRRORED = {**MIRRORED, "gap_down": "gap_up"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def read_screenshots(data: Path) -> Screenshots:
     """Read the screenshots below a data folder.
 
     Raises:
-        DataError: There are none, or a row of labels is malformed.
+        DataError: There are none, or one has no labels or malformed ones.
     """
     folder = data / FOLDER / "train"
     names = sorted((folder / "images").glob("*.jpg"))
@@ -90,11 +90,18 @@ def _read(picture: Path, labels: Path) -> Scene:
         pixels = np.asarray(image.convert("RGB"))
     height, width = pixels.shape[:2]
     boxes, classes = [], []
-    for number, line in enumerate(labels.read_text().splitlines(), 1):
-        values = line.split()
-        if len(values) != 5 or values[0] not in ("0", "1"):
-            raise DataError(f"{labels}:{number}: a class, 0 or 1, and four shares are needed, not {line!r}")
-        x, y, w, h = (float(value) for value in values[1:])
+    try:
+        rows = labels.read_text().splitlines()
+    except OSError as e:
+        raise DataError(f"{labels}: can't be read: {e.strerror or e}") from e
+    for number, line in enumerate(rows, 1):
+        try:
+            label, *shares = line.split()
+            classes.append(_LABELS[("0", "1").index(label)])
+            x, y, w, h = (float(share) for share in shares)
+        except ValueError as e:
+            raise DataError(
+                f"{labels}:{number}: a class, 0 or 1, and four shares are needed, not {line!r}"
+            ) from e
         boxes.append(((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height))
-        classes.append(_LABELS[int(values[0])])
     return Scene(pixels, np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64))
