@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     vlm.add_argument("--processes", type=int, default=2, help="that make examples")
     detector = commands.add_parser(
-        "detector", help="train the chart pattern detector on generated charts, and export it"
+        "detector",
+        help="train the chart pattern detector on generated charts, or go on from build/detector; export it",
     )
     detector.add_argument(
         "--seed", type=int, default=1, help="of all that varies (default: the committed one's)"
@@ -52,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     detector.add_argument(
         "--data",
         type=Path,
-        help="folder with the licensed data sets (default: learn from generated charts alone)",
+        help="folder with the licensed data sets: learn from screenshots too, as the committed one did "
+        "(default: from generated charts alone)",
     )
     detector.add_argument("--steps", type=int, help="fewer steps: a placeholder, and the card says so")
     examine = commands.add_parser(

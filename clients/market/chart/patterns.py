@@ -65,7 +65,7 @@ def found_patterns(
         )
     found = []
     for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True):
-        if label < 0 or score < max(least_score, 0.0):
+        if label < 0 or score < least_score:
             continue
         if label >= len(classes):
             raise ValueError(f"label {label} has no name: there are {len(classes)} classes")

@@ -61,13 +61,14 @@ def train(seed: int, recipe: Recipe, screenshots: tuple[Scene, ...], save: Path)
     mean = PatternNet()
     mean.load_state_dict(net.state_dict())
     optimiser = Optimiser(net.named_parameters(), recipe.rate)
-    done = _restore(save, _plan(seed, recipe, len(screenshots)), recipe, net, mean, optimiser)
+    plan = _plan(seed, recipe, len(screenshots))
+    done = _restore(save, plan, recipe, net, mean, optimiser)
     for step in _logged(range(done, recipe.steps)):
         loss, parts = _loss(net, seed, step, recipe, screenshots)
         optimiser.step(loss, share_of(step, recipe))
         _follow(mean, net, min(recipe.decay, (step + 1) / (step + 10)))
         if (step + 1) % _SAVE_EVERY == 0 or step + 1 == recipe.steps:
-            _save(save, _plan(seed, recipe, len(screenshots)), step + 1, recipe, net, mean, optimiser)
+            _save(save, plan, step + 1, recipe, net, mean, optimiser)
         if (step + 1) % _LOG_EVERY == 0:
             print("  loss " + " ".join(f"{part:.3f}" for part in parts), flush=True)
     return mean.eval()
