@@ -32,6 +32,7 @@ _log = structlog.get_logger()
 _LEAST_UNACCEPTED = 32
 # A call that was on the wire when the drain began is still let in.
 _LATECOMERS_S = 0.05
+_NEVER_S = 3600.0
 # Python lets a thread that works keep the interpreter for 5 ms; calls that come in meanwhile would wait so long to
 # be refused. Measured: refusals under overload in a third of the time, answers as many; a fifth of this gains nothing.
 _SWITCH_S = 0.0005
@@ -196,10 +197,16 @@ class GrpcServer:
             self.options.ready_file.unlink(missing_ok=True)
         await self._health.enter_graceful_shutdown()
         self._calls.drain()
-        stopped = asyncio.ensure_future(self._server.stop(self.options.grace_s))
-        await asyncio.wait([stopped], timeout=min(_LATECOMERS_S, self.options.grace_s))
+        latecomers_s = min(_LATECOMERS_S, self.options.grace_s)
+        # The grace is counted here: grpc.aio dies of SIGSEGV where one of its own ends as a second stop does.
+        stopped = asyncio.ensure_future(self._server.stop(self.options.grace_s + _NEVER_S))
+        await asyncio.wait([stopped], timeout=latecomers_s)
         idle = asyncio.ensure_future(self._calls.wait_idle())
-        await asyncio.wait([stopped, idle], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            [stopped, idle],
+            timeout=self.options.grace_s - latecomers_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         idle.cancel()
         # What is left are watchers of the health; they would stay for the whole grace.
         await self._server.stop(None)

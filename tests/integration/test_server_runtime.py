@@ -3,6 +3,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -287,6 +288,39 @@ async def test_a_drain_is_bounded_by_its_grace(run: Start) -> None:
     await asyncio.wait_for(one.gate.waiting.acquire(), 10)
     await asyncio.wait_for(one.server.stop(), 8)
     assert (await failure_of(held)).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+DRAINS = """
+import asyncio
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server_runtime.server import GrpcServer, ServerOptions, Transport
+
+
+async def drain(grace_s: float) -> None:
+    server = GrpcServer(ServerOptions(transport=Transport.GRPC, grace_s=grace_s))
+    async with grpc.aio.insecure_channel(await server.start()) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        await server.stop()
+
+
+async def main() -> None:
+    for number in range(150):
+        await drain(number * 1e-5)
+
+
+asyncio.run(main())
+"""
+
+
+async def test_the_process_outlives_a_drain_whose_grace_ends_as_its_last_calls_do() -> None:
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", DRAINS), stderr=asyncio.subprocess.DEVNULL
+    )
+    assert await child.wait() == 0
 
 
 async def test_a_port_in_use_is_named_with_what_to_do(run: Start) -> None:
