@@ -117,9 +117,10 @@ PROTOS := $(shell cd protos && find tradeserve -name '*.proto' | sort)
 SERVICES := $(filter %_service.proto,$(PROTOS))
 PYTEST_ARGS ?=
 
+# A worker that dies ends the run: xdist would restart it, and then wait for its group without an end.
 .PHONY: test
 test: setup check ## Run the whole suite (EXTRAS=cpu,dev,export adds what needs torch)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --max-worker-restart=0 $(PYTEST_ARGS)
 
 .PHONY: check
 check: $(STAMP) format-check lint types layers proto-check ## Run every static check
