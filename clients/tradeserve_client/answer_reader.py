@@ -23,6 +23,7 @@ _ID_FIELD = 3
 _CONTENT_FIELD = 6
 _LENGTH_DELIMITED = 2
 _MAX_LAYOUTS = 16
+_MAX_VERSION_DIGITS = 19
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 _Span: TypeAlias = tuple[int, int]
@@ -69,7 +70,8 @@ class AnswerReader:
         if response.model_name != self.model:
             raise self._malformed(f"comes from model {response.model_name!r}")
         served = response.model_version
-        if not served.isdecimal() or (self.version and int(served) != self.version):
+        is_version = served.isdecimal() and len(served) <= _MAX_VERSION_DIGITS
+        if not is_version or (self.version and int(served) != self.version):
             raise self._malformed(f"comes from version {served!r}, asked was {self.version}")
         raw = response.raw_output_contents
         if len(raw) != len(response.outputs):

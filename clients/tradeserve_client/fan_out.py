@@ -226,6 +226,9 @@ class PendingCall(Generic[T]):
         except CallError as error:
             self._settle(self._lane.breaker.fail)
             return NoAnswer(error.reason, error.detail, CallRecord.of(self))
+        except Exception:
+            self._settle(self._lane.breaker.fail)  # else a probe's place would stay taken
+            raise
         if not self._settled:
             self._settled = True
             self._lane.breaker.succeed()

@@ -85,7 +85,7 @@ def decode_tensor(model: str, name: str, dtype: str, shape: Sequence[int], conte
             model,
             f"output {name!r} has {len(content)} bytes, its shape {list(lengths)} needs {byte_count}",
         )
-    return np.frombuffer(content, wanted).reshape(lengths)
+    return _shaped(model, name, np.frombuffer(content, wanted), lengths)
 
 
 def varint(number: int) -> bytes:
@@ -132,7 +132,14 @@ def _decode_texts(model: str, name: str, shape: tuple[int, ...], content: bytes)
     texts = np.empty(len(items), object)
     texts[:] = items
     texts.flags.writeable = False
-    return texts.reshape(shape)
+    return _shaped(model, name, texts, shape)
+
+
+def _shaped(model: str, name: str, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        return values.reshape(shape)
+    except ValueError as error:  # nothing at all, with lengths that numpy has no array for
+        raise _malformed(model, f"output {name!r} has shape {list(shape)}: {error}") from error
 
 
 def _numpy_name(dtype: np.dtype[Any]) -> str:

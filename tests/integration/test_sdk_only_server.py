@@ -14,6 +14,7 @@ import pytest
 
 from fakes.fake_triton import SHA, FakeModel, FakeTriton
 from fakes.waiting import client_tasks, until
+from tradeserve_client.answer_reader import AnswerReader
 from tradeserve_client.answers import Answer, NoAnswer, Outcome, Reason
 from tradeserve_client.breaker import BreakerState
 from tradeserve_client.budget import Budget, Deadline
@@ -151,6 +152,25 @@ async def test_the_breaker_opens_and_a_probe_closes_it(served: Served) -> None:
     served.model.error = None
     breaker = client.replicas.replicas[0].lane("lstm_cnn", INFER_METHOD).breaker
     await until(lambda: breaker.state is BreakerState.HALF_OPEN)
+    assert isinstance(await infer(client), Answer)
+    assert breaker.state is BreakerState.CLOSED
+
+
+async def test_an_answer_that_can_not_be_read_for_a_fault_of_ours_leaves_no_probe_out(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await served.client(limits=ReplicaLimits(breaker_failure_count=1))
+    breaker = client.replicas.replicas[0].lane("lstm_cnn", INFER_METHOD).breaker
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerReader, "read", broken)
+        for _ in range(2):  # the first opens the breaker, the second is the probe
+            with pytest.raises(RuntimeError, match="broken"):
+                await infer(client)
+            await until(lambda: breaker.state is BreakerState.HALF_OPEN)
     assert isinstance(await infer(client), Answer)
     assert breaker.state is BreakerState.CLOSED
 

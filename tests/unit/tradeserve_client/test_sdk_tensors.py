@@ -120,6 +120,12 @@ def test_the_bytes_are_the_message_that_protobuf_would_write() -> None:
         ]
 
 
+@pytest.mark.parametrize("dtype", ["FP32", "BYTES"])
+def test_nothing_in_a_shape_that_numpy_has_no_array_for_is_malformed(dtype: str) -> None:
+    with pytest.raises(MalformedResponseError, match="output 'x' has shape"):
+        decode_tensor("m", "x", dtype, (0, 2**62, 2**62), b"")
+
+
 def test_the_heads_that_are_kept_are_bounded() -> None:
     contract = ModelContract("m", 1, (1,), (TensorSpec("x", "FP32", (-1,)),), ())
     requests = TensorRequests(contract)
@@ -164,6 +170,7 @@ def test_an_answer_of_another_version_than_the_checked_one_does_not_claim_its_ar
         ({"model_name": "other"}, "comes from model 'other'"),
         ({"model_version": "x"}, "comes from version 'x'"),
         ({"model_version": "3"}, "comes from version '3', asked was 2"),
+        ({"model_version": "1" * 5_000}, "comes from version '1"),
     ],
 )
 def test_an_answer_to_something_else_is_malformed(changes: dict[str, Any], words: str) -> None:
