@@ -5,11 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tradeserve_client.answers import Answer, Outcome
+
+T = TypeVar("T")
 
 
 class UnavailableError(Exception):
     """A section can't run on this machine; the message says why."""
+
+
+def need(outcome: Outcome[T]) -> T:
+    """Return the value of an answer.
+
+    Raises:
+        UnavailableError: There was no answer, so nothing was measured.
+    """
+    if not isinstance(outcome, Answer):
+        raise UnavailableError(f"{outcome.call.service} did not answer: {outcome.reason}: {outcome.detail}")
+    return outcome.value
 
 
 @dataclass(frozen=True, slots=True)

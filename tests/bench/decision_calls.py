@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.context import UnavailableError
+from bench.context import UnavailableError, need
 from bench.in_process import EMBEDDER, INDEX, NEIGHBORS
-from tradeserve_client.answers import Answer, Outcome
 from tradeserve_client.channel import Transport
 from tradeserve_client.fan_out import FanOut
 from tradeserve_client.inference import PreparedModel
@@ -20,7 +18,6 @@ from tradeserve_client.lane import Lane
 from tradeserve_client.search_stream import SearchStream
 from tradeserve_client.similarity import SearchQuery, SimilarityClient
 
-T = TypeVar("T")
 _OPEN_S = 5.0
 
 
@@ -35,17 +32,6 @@ class Case:
 
     window: NDArray[np.float32]
     event_ns: int
-
-
-def need(outcome: Outcome[T]) -> T:
-    """Return the value of an answer.
-
-    Raises:
-        UnavailableError: There was no answer, so nothing was measured.
-    """
-    if not isinstance(outcome, Answer):
-        raise UnavailableError(f"{outcome.call.service} did not answer: {outcome.reason}: {outcome.detail}")
-    return outcome.value
 
 
 async def open_search(address: str, transport: Transport, stack: AsyncExitStack) -> SearchStream:

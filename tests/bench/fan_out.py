@@ -15,8 +15,8 @@ from typing import Any
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from bench import machine
-from bench.context import Bench, UnavailableError
-from bench.decision_calls import Case, DecisionCalls, need, open_search
+from bench.context import Bench, UnavailableError, need
+from bench.decision_calls import Case, DecisionCalls, open_search
 from bench.figures import Figure, of_rounds, summary
 from bench.in_process import EMBEDDER, InProcess, open_session, window_of
 from local_stack import plan
@@ -84,8 +84,6 @@ async def _ways(
     stack: AsyncExitStack,
 ) -> dict[str, Measured]:
     sessions = {name: open_session(repository / name) for name in MODELS}
-    outputs = [output.name for output in sessions[EMBEDDER].get_outputs()]
-    embedding_at = outputs.index("embedding")
 
     async def in_process(case: Case) -> None:
         for session in sessions.values():
@@ -93,7 +91,7 @@ async def _ways(
 
     async def decision_in_process(case: Case) -> None:
         found = {name: session.run(None, {"window": case.window}) for name, session in sessions.items()}
-        local.search(found[EMBEDDER][embedding_at], case.event_ns)
+        local.search(found[EMBEDDER], case.event_ns)
 
     ways: dict[str, Measured] = {"in_process": in_process, "decision_in_process": decision_in_process}
     for transport in Transport:

@@ -6,14 +6,13 @@ import time
 
 import uuid_utils
 
-from bench.context import Bench, UnavailableError
+from bench.context import Bench, UnavailableError, need
 from bench.figures import Figure, median, of_rounds, summary
 from bench.in_process import MODELS, InProcess, window_of
 from strategy import config
 from strategy.adapters.grpc_forecaster import GrpcForecaster
 from strategy.composition import forecaster_spec
 from strategy.ports import ForecastRequest
-from tradeserve_client.answers import NoAnswer
 from tradeserve_client.channel import Transport
 
 _WARM_UP = 50
@@ -78,7 +77,6 @@ async def _ask(forecaster: GrpcForecaster, raw: bytes, event_ns: int) -> float:
     began_ns = time.monotonic_ns()
     reply = await forecaster.forecast(ForecastRequest(uuid_utils.uuid7().hex, 1, window, event_ns, began_ns))
     took_ms = (time.monotonic_ns() - began_ns) / 1e6
-    for name, outcome in {**reply.forecasts, "similarity": reply.neighbors}.items():
-        if isinstance(outcome, NoAnswer):
-            raise UnavailableError(f"{name} did not answer: {outcome.reason}: {outcome.detail}")
+    for outcome in (*reply.forecasts.values(), reply.neighbors):
+        need(outcome)
     return took_ms

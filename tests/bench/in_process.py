@@ -40,6 +40,8 @@ class InProcess:
 
     def __init__(self, root: Path) -> None:
         self.sessions = {name: open_session(root / "model_repository" / name) for name in MODELS}
+        outputs = [output.name for output in self.sessions[EMBEDDER].get_outputs()]
+        self._embedding_at = outputs.index("embedding")
         _, states = read_index(root / "servers" / "similarity_server" / "indexes", INDEX)
         faiss.omp_set_num_threads(1)
         self._index = faiss.IndexFlatIP(states.embedding.shape[1])
@@ -51,10 +53,16 @@ class InProcess:
         outputs: list[Any] = self.sessions[name].run(None, {"window": window})
         return outputs
 
-    def search(self, embedding: NDArray[np.float32], before_ns: int) -> NDArray[np.int64]:
-        """Return the rows of the nearest states whose outcome was known, as the server finds them."""
+    def search(self, outputs: Sequence[Any], before_ns: int) -> NDArray[np.int64]:
+        """Return the rows of the nearest states whose outcome was known, as the server finds them.
+
+        Args:
+            outputs: The embedder's.
+            before_ns: When the outcome must have been known.
+        """
         known = int(np.searchsorted(self._outcome_ns, before_ns, side="left"))
         parameters = faiss.SearchParameters(sel=faiss.IDSelectorRange(0, known, True))  # type: ignore[call-arg]
+        embedding = outputs[self._embedding_at]
         rows: NDArray[np.int64] = self._index.search(embedding, NEIGHBORS, params=parameters)[1]
         return rows
 
@@ -67,17 +75,14 @@ class InProcess:
             pause_s: Before each; without one, models and index stay in the caches of the processor.
         """
         times = Times([], [])
-        at = {name: [output.name for output in s.get_outputs()] for name, s in self.sessions.items()}
-        embedding_at = at[EMBEDDER].index("embedding")
         arrays = [(window_of(raw), event_ns) for raw, event_ns in windows]
         for number in range(passes + 1):
             for window, event_ns in arrays:
                 time.sleep(pause_s)
                 began = time.perf_counter_ns()
-                for name in MODELS:
-                    outputs = self.run(name, window)
+                outputs = {name: self.run(name, window) for name in MODELS}
                 between = time.perf_counter_ns()
-                self.search(outputs[embedding_at], event_ns)
+                self.search(outputs[EMBEDDER], event_ns)
                 ended = time.perf_counter_ns()
                 if number:  # the first pass warms up
                     times.calls.append((between - began) / 1e6)

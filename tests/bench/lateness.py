@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.context import Bench, UnavailableError
+from bench.context import Bench, UnavailableError, need
 from bench.figures import Figure, median
 from bench.in_process import MODELS, InProcess, window_of
 from tradeserve_client.alarm import ALARM_LEAD_NS
@@ -99,8 +99,7 @@ async def _usual_ns(
     trips = []
     for _ in range(_CALIBRATION):
         for outcome, _ in await _ask(fan_out, [*pairs] * _AT_ONCE, window, fan_out.clock_ns() + _PATIENT_NS):
-            if not isinstance(outcome, Answer):
-                raise UnavailableError(f"{outcome.call.service} did not answer: {outcome.detail}")
+            need(outcome)
             trips.append(outcome.call.round_trip_ns)
     return median(trips)
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.context import Bench, UnavailableError
+from bench.context import Bench, UnavailableError, need
 from bench.figures import Figure, median, of_rounds, summary
 from bench.in_process import MODELS, InProcess, window_of
-from tradeserve_client.answers import Answer
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.channel import Transport
 from tradeserve_client.fan_out import FanOut
@@ -96,6 +95,5 @@ async def _call(fan_out: FanOut, lane: Lane, model: PreparedModel, window: NDArr
     with fan_out.group(fan_out.clock_ns() + _DEADLINE_NS) as group:
         outcome = await group.start(lane, model.request(window)).outcome()
     took_ms = (time.perf_counter_ns() - began) / 1e6
-    if not isinstance(outcome, Answer):
-        raise UnavailableError(f"{lane.service} did not answer: {outcome.reason}: {outcome.detail}")
+    need(outcome)
     return took_ms

@@ -44,7 +44,7 @@ _ACKNOWLEDGE_BYTES = 2**20
 _GRACE_S = 0.5
 _MOST_PER_S = 5_000
 _CODE = re.compile(rb"grpc-status(.)(\d{1,2})", re.DOTALL)
-_READ_BYTES = 2**18
+_READ_BYTES = 2**16
 # Linux: with what is read comes when the kernel had the last of it, on the clock of time.time_ns().
 _SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@ll")
@@ -61,7 +61,7 @@ class Plan:
         path: "/package.Service/Method".
         payloads: Serialized requests, sent in turn.
         stages: (seconds, calls per second) one after the other.
-        deadline_s: Of every call, from when it is due.
+        deadline_s: Of every call, from when it is made.
         connections: Calls go over them in turn.
         streams: Whether the payloads are messages on one stream per connection.
         in_flight: Calls without an answer per connection; more are shed here, as our SDK does. 0 for any number.
@@ -170,7 +170,6 @@ class _Connection:
         self._received = 0
         self._waiting: deque[int] = deque()
         self._incoming = bytearray()
-        self._buffer = memoryview(bytearray(_READ_BYTES))
         self.open = 0
         if plan.streams:
             self._out += frames.frame(frames.HEADERS, frames.END_HEADERS, 1, self._block)
@@ -227,15 +226,15 @@ class _Connection:
     def read(self) -> bool:
         """Take what the socket has; return whether it is still open."""
         try:
-            size, notes, _, _ = self.socket.recvmsg_into([self._buffer], _NOTES_BYTES)
+            data, notes, _, _ = self.socket.recvmsg(_READ_BYTES, _NOTES_BYTES)
         except BlockingIOError:
             return True
         except OSError:
             return False
         now = time.perf_counter() - _age_s(notes)
-        for kind, flags, stream_id, payload in self._reader.feed(bytes(self._buffer[:size])):
+        for kind, flags, stream_id, payload in self._reader.feed(data):
             self._take(kind, flags, stream_id, payload, now)
-        return bool(size)
+        return bool(data)
 
     def _take(self, kind: int, flags: int, stream_id: int, payload: bytes, now: float) -> None:
         if kind == frames.DATA:
@@ -329,12 +328,12 @@ def run(plan: Plan) -> Calls:
 
 def _age_s(notes: Sequence[tuple[int, int, bytes]]) -> float:
     """Return how long the kernel has had what was read; 0 where it does not say."""
-    for level, kind, content in notes:
-        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
-            seconds, nanoseconds = _TIMESPEC.unpack(content[: _TIMESPEC.size])
-            age_ns: int = time.time_ns() - seconds * _NS - nanoseconds
-            return max(0, age_ns) / _NS
-    return 0.0
+    if not notes:
+        return 0.0
+    ((_, _, content),) = notes  # nothing else was asked for
+    seconds, nanoseconds = _TIMESPEC.unpack(content)
+    age_ns: int = time.time_ns() - seconds * _NS - nanoseconds
+    return max(0, age_ns) / _NS
 
 
 def _open(connections: Sequence[_Connection]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.context import Bench, UnavailableError
+from bench.context import Bench, UnavailableError, need
 from bench.figures import Figure, quantile
 from bench.in_process import window_of
 from bench.overload_load import SHED, Calls
@@ -89,9 +89,7 @@ async def _sustained(client: TritonClient, model: PreparedModel, window: Any, se
         nonlocal answered
         while time.perf_counter() < end:
             with fan_out.group(fan_out.clock_ns() + int(_CALL_S * 1e9)) as group:
-                outcome = await group.start(lane, model.request(window)).outcome()
-            if not isinstance(outcome, Answer):
-                raise UnavailableError(f"{MODEL} did not answer: {outcome.reason}: {outcome.detail}")
+                need(await group.start(lane, model.request(window)).outcome())
             answered += 1
 
     await asyncio.gather(*(ask() for _ in range(_CALLERS)))

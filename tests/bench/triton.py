@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import machine
-from bench.context import Bench, UnavailableError
+from bench.context import Bench, UnavailableError, need
 from bench.figures import Figure, median, of_rounds, quantile, summary
 from bench.in_process import InProcess, open_session, window_of
 from bench.stac_models import STAC_MODELS, StacModel, write_repository
 from local_stack import plan
 from local_stack.plan import Options
 from local_stack.process import StackError
-from tradeserve_client.answers import Answer
 from tradeserve_client.breaker import CircuitBreaker
 from tradeserve_client.channel import Transport
 from tradeserve_client.contract import TensorSpec
@@ -180,8 +179,7 @@ async def _call(fan_out: FanOut, lane: Lane, model: PreparedModel, window: Array
     with fan_out.group(fan_out.clock_ns() + _DEADLINE_NS) as group:
         outcome = await group.start(lane, model.request(window)).outcome()
     took_ms = (time.perf_counter_ns() - began) / 1e6
-    if not isinstance(outcome, Answer):
-        raise UnavailableError(f"{lane.service} did not answer: {outcome.reason}: {outcome.detail}")
+    need(outcome)
     return took_ms
 
 

@@ -9,11 +9,10 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bench.context import Bench, UnavailableError
+from bench.context import Bench, UnavailableError, need
 from bench.figures import Figure, median, of_rounds, summary
 from bench.in_process import InProcess
 from fakes.charts_to_read import chart_query
-from tradeserve_client.answers import Answer
 from tradeserve_client.chart_messages import read_message
 from tradeserve_client.chart_reading import ChartQuery, ChartReading, ChartReadingClient
 from tradeserve_client.replicas import ReplicaLimits
@@ -130,10 +129,7 @@ def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
 
 
 async def _read(client: ChartReadingClient, query: ChartQuery) -> ChartReading:
-    outcome = await client.read_chart(query, budget=_BUDGET_S)
-    if not isinstance(outcome, Answer):
-        raise RuntimeError(f"a chart was not read: {outcome.reason}: {outcome.detail}")
-    return outcome.value
+    return need(await client.read_chart(query, budget=_BUDGET_S))
 
 
 def _job(query: ChartQuery) -> ReadingJob:
