@@ -28,7 +28,7 @@ from model_export.errors import REMAKE, ArtifactError
 from model_export.runtime import Graph
 from model_export.windows import nasty_windows
 
-MAX_MODEL_BYTES = 5_000_000
+MAX_MODEL_BYTES = 3_000_000
 PARITY_LIMIT = 1e-4
 INDEX_ARRAYS = {
     "state_id": "int64",

@@ -86,6 +86,7 @@ def test_an_answer_does_not_depend_on_the_price_level(graph: Graph, windows: Win
     assert np.abs(graph(plain)["probabilities"] - graph(scaled)["probabilities"]).max() < 1e-3
 
 
+@pytest.mark.parametrize("name", sorted(SERVED))
 def test_a_model_file_is_small_and_carries_nothing_of_the_machine_that_made_it(name: str) -> None:
     content = LAYOUT.onnx(name).read_bytes()
     assert len(content) <= MAX_MODEL_BYTES
