@@ -173,16 +173,17 @@ async def _answer(address: str, method: str, request: Message) -> bytes | grpc.S
 @contextmanager
 def _on_a_thread(server: AbstractAsyncContextManager[str]) -> Iterator[str]:
     """Keep a server of asyncio on a loop of its own; give what it gives."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(_START_S)
-        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(_START_S)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    with asyncio.Runner() as runner:
+        given = runner.run(server.__aenter__())
+        loop = runner.get_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        try:
+            yield given
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            runner.run(server.__aexit__(None, None, None))
 
 
 @contextmanager
