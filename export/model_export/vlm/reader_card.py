@@ -60,8 +60,9 @@ def card_of(
             "real": "family 'real': as 'held_out', its daily returns in the order in which they came, not shuffled; "
             "the patterns are planted all the same",
             "watched": "as 'held_out', another seed: figures on these charts were watched while training, and the "
-            "lengths of the lessons, the last round among them, were chosen by them: their figures flatter",
-            "use": "none was trained on; nothing was chosen by figures on 'held_out'",
+            "lengths of the lessons were chosen by them: their figures flatter",
+            "use": "none was trained on; nothing was chosen by figures on 'held_out'. That there is a fourth round was "
+            "chosen by two other sets like it",
         },
         "training": {
             **training,

@@ -30,7 +30,7 @@ from model_export.vlm.vision_tower import VisionTower
 
 SEED = 1
 _EXAMINED = ("watched", "validation", "real", "held_out")
-_ROUNDS = ("", "-again", "-last")
+_ROUNDS = ("", "-again", "-hard", "-longer")
 _ROUND_SEEDS = 1000
 """Between the seeds of one round's batches and the next one's."""
 _HARD_SHARE = 0.4
@@ -59,8 +59,10 @@ class Recipe:
         spoken_again: Of the second again, without blanks in the answers.
         joined_again: Of the third again.
         hard_shards: Of further examples, only of what is hardest to tell apart (`look.HARD`).
-        looked_last: Of the first lesson once more, with these.
-        joined_last: Of the third once more, with these.
+        looked_hard: Of the first lesson in the third round, with these.
+        joined_hard: Of the third in that round.
+        looked_longer: Of the first in the fourth round, which is the third's once more, for longer.
+        joined_longer: Of the third in that round.
     """
 
     shards: int = 14
@@ -78,8 +80,10 @@ class Recipe:
     spoken_again: int = 250
     joined_again: int = 600
     hard_shards: int = 4
-    looked_last: int = 500
-    joined_last: int = 500
+    looked_hard: int = 500
+    joined_hard: int = 500
+    looked_longer: int = 1500
+    joined_longer: int = 1200
 
     def __post_init__(self) -> None:
         """Raise ValueError where a shard would end before all patterns have had their turn (`look.harder`)."""
@@ -119,7 +123,7 @@ def kinds_of(recipe: Recipe) -> tuple[Kind, ...]:
         Kind("real", 3, 1, recipe.real_examples, REAL),
         Kind("fresh", 4, recipe.fresh_shards, recipe.shard_examples, TRAINING),
         Kind("hard", 5, recipe.hard_shards, recipe.shard_examples, TRAINING, HARD),
-        Kind("held_out", 100, 1, recipe.held_out_examples, HELD_OUT),
+        Kind("held_out", 200, 1, recipe.held_out_examples, HELD_OUT),
     )
 
 
@@ -193,7 +197,7 @@ def make_examples(
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The lessons, in three rounds.
+    """The lessons, in four rounds.
 
     Attributes:
         work: Where each lesson saves its state.
@@ -213,10 +217,11 @@ class Course:
         In the first the language model learns to write answers as Python's json does. vLLM's grammar has them without
         blanks, so in the second it learns that.
         """
-        with_blanks = make_dialogue(dialogue.vision, is_compact=False)
+        recipe, with_blanks = self.recipe, make_dialogue(dialogue.vision, is_compact=False)
         reader = self._begun(with_blanks)
         self._teach_again(reader, with_blanks.vocabulary, dialogue)
-        self._teach_last(reader, dialogue)
+        self._teach_hard(reader, dialogue, 2, recipe.looked_hard, recipe.joined_hard)
+        self._teach_hard(reader, dialogue, 3, recipe.looked_longer, recipe.joined_longer)
         return reader
 
     def _begun(self, dialogue: Dialogue) -> Reader:
@@ -272,11 +277,11 @@ class Course:
         reader.speak_with(language)
         self._join(reader, dialogue, fresh, 1, recipe.joined_again)
 
-    def _teach_last(self, reader: Reader, dialogue: Dialogue) -> None:
-        """Give the third round: the tower and both together, with further charts that are hardest to tell apart."""
+    def _teach_hard(self, reader: Reader, dialogue: Dialogue, number: int, looked: int, joined: int) -> None:
+        """Give a round to the tower and to both together, with further charts that are hardest to tell apart."""
         charts = [shard for kind in ("training", "fresh", "hard") for shard in self.charts[kind]]
-        self._look_again(reader.tower, charts, 2, self.recipe.looked_last)
-        self._join(reader, dialogue, charts, 2, self.recipe.joined_last)
+        self._look_again(reader.tower, charts, number, looked)
+        self._join(reader, dialogue, charts, number, joined)
 
     def _look_again(self, tower: VisionTower, shards: Sequence[Shard], number: int, steps: int) -> None:
         torch.set_num_threads(_THREADS)

@@ -49,8 +49,10 @@ TINY = course.Recipe(
     spoken_again=1,
     joined_again=1,
     hard_shards=1,
-    looked_last=1,
-    joined_last=1,
+    looked_hard=1,
+    joined_hard=1,
+    looked_longer=1,
+    joined_longer=1,
 )
 
 
@@ -267,7 +269,7 @@ def test_the_course_runs_twice_to_the_same_weights_and_goes_on_where_it_was(
     assert made[0] == made[1]
     assert torch.get_num_threads() == 3  # those of the lessons are not left behind
     torch.set_num_threads(threads)
-    for name in ("reader-again", "tower-last", "reader-last"):
+    for name in ("reader-again", "tower-hard", "reader-hard", "tower-longer", "reader-longer"):
         (tmp_path / f"work/a/{name}-1.pt").unlink()
     course.make_reader(tmp_path / "work/a", tmp_path / "again", tmp_path, recipe=TINY)
     assert (tmp_path / "again/model.safetensors").read_bytes() == made[0]
