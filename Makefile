@@ -193,7 +193,7 @@ models: $(VENV)/.extras-cpu-dev-export ## Train and export every model and the i
 	@$(BIN)/python -m model_export all --data "$(DATA)"
 
 .PHONY: vlm
-vlm: $(VENV)/.extras-cpu-dev-export ## Train the small chart reader on generated charts (VLM_SEED=1 VLM_DEVICE=cpu|cuda; an hour or two on two cores)
+vlm: $(VENV)/.extras-cpu-dev-export ## Train the small chart reader on generated charts (VLM_SEED=1 VLM_DEVICE=cpu|cuda; an hour and a half on two cores)
 	@nice -n 19 $(BIN)/python -m model_export vlm --seed "$(or $(VLM_SEED),1)" --device "$(or $(VLM_DEVICE),cpu)"
 
 .PHONY: detector
