@@ -32,6 +32,7 @@ _log = structlog.get_logger()
 _LEAST_UNACCEPTED = 32
 # A call that was on the wire when the drain began is still let in.
 _LATECOMERS_S = 0.05
+# More than any grace: what grpc.aio is told, whose own must never end.
 _NEVER_S = 3600.0
 # Python lets a thread that works keep the interpreter for 5 ms; calls that come in meanwhile would wait so long to
 # be refused. Measured: refusals under overload in a third of the time, answers as many; a fifth of this gains nothing.

@@ -2,6 +2,7 @@ import signal
 
 import pytest
 
+from fakes.gate import start_gate  # noqa: F401 - a fixture
 from fakes.transports import server_transport, transport  # noqa: F401 - fixtures
 from postgres_fixture import (  # noqa: F401 - fixtures
     own_postgres,
