@@ -14,6 +14,10 @@ const CHANNEL = {
   "grpc.keepalive_timeout_ms": 5_000,
 };
 
+// Triton 24.10 crashes on calls that are cancelled or whose deadline passes (triton-inference-server/server#7368, #8034): those
+// that are given up here run to their end there, for so long.
+const RUN_OUT_MS = 5_000;
+
 /** No answer, and why: `status` is the gRPC status's name. */
 export class NoAnswer extends Error {
   constructor(service, status, detail) {
@@ -44,6 +48,7 @@ export function connect({ triton, similarity, descriptors, protos }) {
   const plain = grpc.credentials.createInsecure();
   const models = new kserve.inference.GRPCInferenceService(`dns:///${triton}`, plain, CHANNEL);
   const states = new ours.tradeserve.similarity.v1.SimilarityService(`dns:///${similarity}`, plain, CHANNEL);
+  const underWay = new Set();
 
   return {
     /** Waits for both connections, at most `timeoutMs`. */
@@ -60,13 +65,17 @@ export function connect({ triton, similarity, descriptors, protos }) {
     /** Asks a model; returns output name -> Float32Array. */
     async infer(model, input, shape, outputs, deadline) {
       const id = uuid7();
-      const response = await call(models, "ModelInfer", model, deadline, {
+      const request = {
         id,
         model_name: model,
         inputs: [{ name: "window", datatype: "FP32", shape }],
         outputs: outputs.map((name) => ({ name })),
         raw_input_contents: [Buffer.from(input.buffer, input.byteOffset, input.byteLength)],
-      });
+      };
+      const { answer, ended } = call(models, "ModelInfer", model, deadline, request, RUN_OUT_MS);
+      underWay.add(ended);
+      ended.then(() => underWay.delete(ended));
+      const response = await answer;
       if (response.id !== id) throw new NoAnswer(model, "INTERNAL", `it answers request ${response.id}`);
       return Object.fromEntries(
         response.outputs.map(({ name, datatype }, at) => {
@@ -78,12 +87,13 @@ export function connect({ triton, similarity, descriptors, protos }) {
 
     /** Searches past states near an embedding of length 1; the nearest come first. */
     async search(index, embedding, count, deadline) {
-      const response = await call(states, "SearchNeighbors", "similarity", deadline, {
+      const request = {
         request_id: uuid7(),
         index_name: index,
         embedding_f32: Buffer.from(embedding.buffer, embedding.byteOffset, embedding.byteLength),
         neighbor_count: count,
-      });
+      };
+      const response = await call(states, "SearchNeighbors", "similarity", deadline, request).answer;
       return response.neighbors.map((neighbor) => ({
         state_id: neighbor.state_id,
         symbol: neighbor.instrument.symbol,
@@ -93,23 +103,35 @@ export function connect({ triton, similarity, descriptors, protos }) {
       }));
     },
 
-    close() {
+    /** Closes the channels once the calls that were given up have ended. */
+    async close() {
+      await Promise.all(underWay);
       models.close();
       states.close();
     },
   };
 }
 
-/** One unary call; its deadline goes to the server, and our own clock has the last word. */
-function call(client, method, service, deadline, request) {
-  return new Promise((resolve, reject) => {
-    client[method](request, { deadline }, (error, response) => {
+/**
+ * One unary call. Our own clock has the last word; the deadline, and `runOutMs` more, goes to the server.
+ * @returns {{answer: Promise<object>, ended: Promise<void>}} What the caller waits for, and when the call is over.
+ */
+function call(client, method, service, deadline, request, runOutMs = 0) {
+  let end;
+  const ended = new Promise((resolve) => (end = resolve));
+  const answer = new Promise((resolve, reject) => {
+    const giveUp = () => reject(new NoAnswer(service, "DEADLINE_EXCEEDED", "no answer by the deadline"));
+    const timer = setTimeout(giveUp, deadline - Date.now());
+    client[method](request, { deadline: deadline + runOutMs }, (error, response) => {
+      clearTimeout(timer);
+      end();
       const lateMs = Date.now() - deadline;
       if (error) reject(new NoAnswer(service, grpc.status[error.code], error.details));
       else if (lateMs > 0) reject(new TooLate(service, lateMs));
       else resolve(response);
     });
   });
+  return { answer, ended };
 }
 
 /** Little-endian float32 bytes as numbers; copied, because a Buffer need not lie on a multiple of four. */

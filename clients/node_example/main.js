@@ -58,7 +58,7 @@ async function run({ triton, similarity, descriptors, protos, timeoutMs, count, 
     await client.ready(CONNECT_MS); // a handshake costs more than a call: keep it out of the budget
     const window = madeUpWindow();
     const began = performance.now();
-    const deadline = Date.now() + timeoutMs; // one instant for all calls; gRPC sends what is left of it
+    const deadline = Date.now() + timeoutMs; // one instant for all calls
     const [lstm, gaf] = await Promise.all([
       client.infer("lstm_cnn", window, [1, BARS, 5], ["probabilities"], deadline),
       client.infer("gaf_resnet", window, [1, BARS, 5], ["probabilities", "embedding"], deadline),
@@ -78,7 +78,7 @@ async function run({ triton, similarity, descriptors, protos, timeoutMs, count, 
     }
     console.log(`${tookMs.toFixed(1)} of ${timeoutMs} ms`);
   } finally {
-    client.close();
+    await client.close();
   }
 }
 

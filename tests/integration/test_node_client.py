@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fakes.fake_triton import FakeTriton
 from served_models import ROOT
 from tradeserve_client.descriptors import descriptor_set
 
@@ -72,12 +74,20 @@ def test_node_asks_two_models_and_the_similarity_service(
     assert len(text.splitlines()) == 5
 
 
-def test_node_says_why_there_is_no_answer(node_client: Path, real_triton: str, real_similarity: str) -> None:
-    servers = ("--triton", real_triton, "--similarity", real_similarity)
-    late = run(node_client, *servers, "--timeout-ms", "0.001")
+async def test_node_says_why_there_is_no_answer_and_lets_a_call_it_gave_up_run_to_its_end(
+    node_client: Path,
+) -> None:
+    async with FakeTriton() as triton:
+        for model in triton.models.values():
+            model.delay_s = lambda: 1.0
+        # Nothing is searched: any server to connect to will do.
+        servers = ("--triton", triton.address, "--similarity", triton.address)
+        late = await asyncio.to_thread(run, node_client, *servers, "--timeout-ms", "200")
     assert late.returncode == 1
     assert late.stdout == ""
-    assert "DEADLINE_EXCEEDED" in late.stderr or "after the deadline" in late.stderr
+    assert "DEADLINE_EXCEEDED: no answer by the deadline" in late.stderr
+    # Triton crashes on calls that are cancelled or expire.
+    assert [(model.calls, model.cancelled) for model in triton.models.values()] == [(1, 0), (1, 0)]
 
 
 def test_node_names_what_is_wrong_with_its_command_line(node_client: Path) -> None:
